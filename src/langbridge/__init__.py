@@ -1,0 +1,43 @@
+"""LangBridge: a frozen English language model that understands the languages of a multilingual encoder.
+
+import langbridge
+
+model = langbridge.load("embedded")
+model.generate(["Mji mkuu wa Ufaransa ni upi?"])
+"""
+
+import importlib
+from typing import Any
+
+_PLACES = {
+    "BridgedGenerator": "langbridge.generate",
+    "LangBridge": "langbridge.checkpoint",
+    "LangBridgeError": "langbridge.errors",
+    "PlainGenerator": "langbridge.generate",
+    "Recipe": "langbridge.config",
+    "Sampling": "langbridge.generate",
+    "load": "langbridge.generate",
+    "train": "langbridge.train.run",
+}
+
+__all__ = [  # noqa: RUF022 - the order of the README
+    "load",
+    "train",
+    "BridgedGenerator",
+    "LangBridge",
+    "LangBridgeError",
+    "PlainGenerator",
+    "Recipe",
+    "Sampling",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `langbridge --help` need not load torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'langbridge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

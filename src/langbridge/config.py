@@ -1,0 +1,255 @@
+"""The recipe of a run: frozen dataclasses that reject nonsense, read from YAML, overridden by `--set a.b=c`."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from langbridge.errors import ConfigError
+from langbridge.files import write_text
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """A pretrained model by name."""
+
+    name: str
+    """`embedded:...`, a folder, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16."""
+
+    def __post_init__(self) -> None:
+        _need(bool(self.name.strip()), "a model name is empty; wanted embedded:..., a folder or a hub id")
+        known = ("float32", "bfloat16", "float16")
+        _need(self.dtype in known, f"dtype {self.dtype!r} of {self.name} is not one of {', '.join(known)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(PretrainedConfig):
+    """The multilingual encoder."""
+
+    prefix: str = ""
+    """Text put in front of every source, where the encoder was trained with one (E5: `query: `)."""
+    longest: int = 512
+    """Most tokens of a source; a longer prompt is refused."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _need(self.longest > 0, f"encoder.longest must be positive, got {self.longest}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeConfig:
+    """The bridge."""
+
+    kind: str = "linear"
+    """linear (the paper's choice)."""
+
+    def __post_init__(self) -> None:
+        _need(self.kind == "linear", f"bridge.kind {self.kind!r} is unknown; known: linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """Where the soft prompt sits."""
+
+    template: str | None = None
+    """chat, metamath, orca, none, or own text with one `{prompt}`; null: chat for chat LMs, none for others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """English training data."""
+
+    train: str = "shipped"
+    """`shipped`, or a .jsonl(.gz) file with source, target and optionally instruction."""
+    limit: int | None = None
+    """Use only the first so many records."""
+    validation: int = 100
+    """Records held out from the end for the English validation loss."""
+    longest_target: int = 128
+    """Most LM tokens of a target; longer records are skipped and counted."""
+    answers: float | None = None
+    """Share of records that are answered rather than repeated; null: as they come."""
+    shuffle_words: float = 0.0
+    """Share of sentences to repeat whose words are moved a little, so that word order is not copied but restored."""
+    shuffle_reach: float = 3.0
+    """Largest distance, in words, by which one word can overtake another."""
+    plain_case: float = 0.0
+    """Share of sentences to repeat that lose capitals and final punctuation, as many scripts have none."""
+
+    def __post_init__(self) -> None:
+        for name in ("shuffle_words", "plain_case"):
+            _need(0 <= getattr(self, name) <= 1, f"data.{name} must lie between 0 and 1, got {getattr(self, name)}")
+        _need(self.answers is None or 0 <= self.answers <= 1, f"data.answers must be 0 to 1, got {self.answers}")
+        _need(self.limit is None or self.limit > 1, f"data.limit must be at least 2, got {self.limit}")
+        _need(self.validation > 0, f"data.validation must be positive, got {self.validation}")
+        _need(self.longest_target > 0, f"data.longest_target must be positive, got {self.longest_target}")
+        _need(self.shuffle_reach >= 0, f"data.shuffle_reach must not be negative, got {self.shuffle_reach}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Closed-form initial weights of the bridge."""
+
+    enabled: bool = True
+    sentences: int = 1500
+    """Training sources that the regression sees."""
+    ridge: float = 0.01
+    """Regularisation relative to the mean variance of the encoder states."""
+
+    def __post_init__(self) -> None:
+        _need(self.sentences >= 10, f"warm_start.sentences must be at least 10, got {self.sentences}")
+        _need(self.ridge > 0, f"warm_start.ridge must be positive, got {self.ridge}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Optimisation; AdamW throughout (LangBridge, appendix D)."""
+
+    steps: int = 100
+    batch_size: int = 32
+    """Samples in one optimizer step on one device."""
+    accumulate: int = 1
+    """Micro-batches that one step is split into; the result is that of the whole batch."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    """Share of the steps over which the rate rises."""
+    schedule: str = "cosine"
+    """Name of a transformers schedule: cosine, linear, constant_with_warmup ..."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    seed: int = 42
+    bf16: bool = False
+    """bfloat16 autocast, for GPUs."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    evaluate_every: int = 50
+    """Steps between validations: English loss, and transfer to the development languages."""
+    keep: int = 2
+    """Checkpoints kept."""
+    report_to: tuple[str, ...] = ()
+    """tensorboard, wandb ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "save_every", "evaluate_every", "keep"):
+            _need(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
+        _need(
+            self.batch_size % self.accumulate == 0,
+            f"training.batch_size {self.batch_size} is not a multiple of training.accumulate {self.accumulate}",
+        )
+        _need(self.learning_rate > 0, f"training.learning_rate must be positive, got {self.learning_rate}")
+        _need(0 <= self.warmup < 1, f"training.warmup must lie in [0, 1), got {self.warmup}")
+        _need(self.clip > 0, f"training.clip must be positive, got {self.clip}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that makes a run what it is."""
+
+    encoder: EncoderConfig
+    language_model: PretrainedConfig
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @classmethod
+    def read(cls, path: Path, overrides: typing.Sequence[str] = ()) -> "Recipe":
+        """Read a YAML recipe and apply `a.b=c` overrides; raises ConfigError."""
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such recipe.")
+        try:
+            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+            for override in overrides:
+                _override(fields, override)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} or an override is not YAML: {error}") from error
+        return cls.of(fields, str(path))
+
+    @classmethod
+    def of(cls, fields: Any, where: str) -> "Recipe":
+        """Build a recipe from nested dicts; raises ConfigError with the place."""
+        recipe: Recipe = _build(cls, fields, where, "")
+        return recipe
+
+    def write(self, path: Path) -> None:
+        """Write the whole recipe, defaults included, as YAML."""
+        fields = dataclasses.asdict(self)
+        fields["training"]["report_to"] = list(self.training.report_to)
+        write_text(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
+
+
+def _override(fields: Any, override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals or not isinstance(fields, dict):
+        raise ConfigError(f"--set {override}: wanted section.field=value")
+    *sections, last = name.strip().split(".")
+    for section in sections:
+        fields = fields.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+    parsed = yaml.safe_load(value)
+    fields[last] = float(value) if isinstance(parsed, str) and _is_number(value) else parsed  # YAML reads 1e-3 as text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _build(kind: Any, fields: Any, where: str, place: str) -> Any:
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{where}: {place or 'a recipe'} must be a mapping, found {fields!r}")
+    hints = typing.get_type_hints(kind)
+    for name in fields:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
+            raise ConfigError(f"{where}: unknown field {place}{name}; {advice}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in fields and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: {place}{missing[0]} is missing")
+    try:
+        return kind(**{name: _value(hints[name], value, where, f"{place}{name}") for name, value in fields.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from error
+
+
+def _value(hint: Any, value: Any, where: str, place: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where, place + ".")
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise ConfigError(f"{where}: {place} must be a list of names, found {value!r}")
+    wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in wanted and isinstance(value, str) and _is_number(value):
+        return float(value)  # YAML reads 1e-3 as text
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        names = " or ".join("null" if w is type(None) else w.__name__ for w in wanted)
+        raise ConfigError(f"{where}: {place} must be {names}, found {value!r}")
+    return value

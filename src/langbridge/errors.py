@@ -1,0 +1,33 @@
+"""The errors a user can meet; every message says what was found, what was wanted and what to do.
+
+LangBridgeError
+├── ConfigError       a recipe or an option makes no sense
+├── PretrainedError   a pretrained model cannot be found, downloaded, verified or used
+├── CheckpointError   a run folder is incomplete, foreign or does not fit its models
+├── DataError         a data file is missing, malformed or empty
+└── PromptError       a prompt or template cannot be given to the model
+"""
+
+
+class LangBridgeError(Exception):
+    """Base of all errors that a user can cause and cure."""
+
+
+class ConfigError(LangBridgeError):
+    """A recipe or an option makes no sense."""
+
+
+class PretrainedError(LangBridgeError):
+    """A pretrained model cannot be found, downloaded, verified or used."""
+
+
+class CheckpointError(LangBridgeError):
+    """A run folder is incomplete, foreign or does not fit its models."""
+
+
+class DataError(LangBridgeError):
+    """A data file is missing, malformed or empty."""
+
+
+class PromptError(LangBridgeError):
+    """A prompt or template cannot be given to the model."""

@@ -1,0 +1,33 @@
+"""Results of tasks as JSON files: one shape, written whole, with what made them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from langbridge.checkpoint import read_metadata, run_folder, versions
+from langbridge.errors import DataError
+from langbridge.files import write_text
+
+Result = dict[str, Any]
+
+
+def write_result(result: Result, run: str, path: Path) -> None:
+    """Write a task's result with the run's name, models and package versions."""
+    metadata = read_metadata(run_folder(run))
+    whole = {
+        **result,
+        "run": {"name": run, "encoder": metadata["encoder"], "language_model": metadata["language_model"]},
+        "versions": versions(),
+    }
+    write_text(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """Read a result; raises DataError when the file is something else."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a result: {error}") from error
+    if not isinstance(result, dict) or not {"task", "languages", "run"} <= set(result):
+        raise DataError(f"{path} is not a result of `langbridge evaluate --out`.")
+    return result

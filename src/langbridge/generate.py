@@ -1,0 +1,245 @@
+"""Text in, text out: the LM behind a bridge, and the plain LM alone, behind one protocol."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, TextIteratorStreamer
+
+from langbridge.checkpoint import LangBridge
+from langbridge.data.collate import pad
+from langbridge.data.examples import Example
+from langbridge.errors import PromptError
+from langbridge.model import Embeddings
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to continue a prompt."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    """The output is cut in front of the first of these."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise PromptError(
+                "need max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0, got "
+                f"{self.max_new_tokens}, {self.temperature}, {self.top_p} and {self.top_k}."
+            )
+        if "" in self.stop:
+            raise PromptError("a stop string is empty.")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-likelihood of one target."""
+
+    log_likelihood: float
+    """Summed over tokens, nats."""
+    tokens: int
+
+
+class TextGenerator(Protocol):
+    """What evaluation and serving need to know of a model."""
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling = ..., *, instruction: str = ...) -> list[str]:
+        """Return one completion for each prompt, in order."""
+        ...
+
+    def scores(self, examples: Sequence[Example]) -> list[Score]:
+        """Return the log-likelihood of each example's target given its source."""
+        ...
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One soft-prompt vector and the LM tokens nearest to it."""
+
+    encoder_token: str
+    nearest: tuple[tuple[str, float], ...]
+    """(LM token, cosine), nearest first."""
+
+
+class BridgedGenerator:
+    """The frozen LM answering what the encoder read."""
+
+    def __init__(self, model: LangBridge, *, batch_size: int = 16) -> None:
+        self.model = model.eval()
+        self.batch_size = batch_size
+        self.tokenizer = model.lm_tokenizer
+        self.collate = model.collate
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LM lives."""
+        return self.model.language_model.vectors.device
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling | None = None,
+        *,
+        instruction: str = "",
+        progress: Progress = lambda done, total: None,
+    ) -> list[str]:
+        """Return one completion for each prompt, in order; raises PromptError for empty and over-long prompts."""
+        sampling = sampling or Sampling()
+        examples = [Example(source=prompt, instruction=instruction) for prompt in prompts]
+        outputs = [""] * len(prompts)
+        done = 0
+        for rows in self._by_length(examples):
+            torch.manual_seed(sampling.seed)
+            new = self._extend([examples[i] for i in rows], sampling)
+            for i, ids in zip(rows, new, strict=True):
+                outputs[i] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), sampling.stop)
+            progress(done := done + len(rows), len(prompts))
+        return outputs
+
+    def stream(self, prompt: str, sampling: Sampling | None = None) -> Iterator[str]:
+        """Yield pieces of one completion as they come; stop strings end it but may still be seen."""
+        sampling = sampling or Sampling()
+        torch.manual_seed(sampling.seed)
+        self.collate.source_ids(prompt)  # complain here, not in the thread
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self._extend([Example(source=prompt)], sampling, streamer=streamer)
+            except BaseException as error:
+                failures.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield from streamer
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    @torch.inference_mode()
+    def scores(self, examples: Sequence[Example], *, progress: Progress = lambda done, total: None) -> list[Score]:
+        """Return the log-likelihood of each example's target given its source and instruction, in order."""
+        scores = [Score(0.0, 0)] * len(examples)
+        done = 0
+        for rows in self._by_length(examples):
+            picked = [examples[i] for i in rows]
+            target_ids, target_mask = pad(
+                [self.collate.target_ids(example.target, end=False) for example in picked], self._fill
+            )
+            found = self.model.language_model.log_likelihood(
+                self._prompt(picked), target_ids.to(self.device), target_mask.to(self.device)
+            )
+            for i, total, tokens in zip(rows, found.sum(dim=1).tolist(), target_mask.sum(dim=1).tolist(), strict=True):
+                scores[i] = Score(total, tokens)
+            progress(done := done + len(rows), len(examples))
+        return scores
+
+    def score(self, prompt: str, choices: Sequence[str]) -> list[float]:
+        """Return the summed log-likelihood of each choice given the prompt, nats."""
+        if not choices or not all(choices):
+            raise PromptError("score needs at least one choice, and none may be empty.")
+        examples = [Example(source=prompt, target=choice) for choice in choices]
+        return [score.log_likelihood for score in self.scores(examples)]
+
+    @torch.inference_mode()
+    def soft_prompt(self, prompt: str) -> Tensor:
+        """Return what the LM gets in place of word embeddings: (source + 1, lm_dim)."""
+        batch = self.collate([Example(source=prompt)])
+        return self.model.soft_prompt(batch.encoder_ids.to(self.device), batch.encoder_mask.to(self.device)).vectors[0]
+
+    @torch.inference_mode()
+    def explain(self, prompt: str, nearest: int = 3) -> list[Heard]:
+        """Return the LM tokens nearest (cosine) to each soft-prompt vector: what the LM is told."""
+        vectors = torch.nn.functional.normalize(self.soft_prompt(prompt).float(), dim=-1)
+        words = torch.nn.functional.normalize(self.model.language_model.vectors.float(), dim=-1)
+        top = (vectors @ words.T).topk(nearest, dim=-1)
+        names = self.model.encoder_tokenizer.convert_ids_to_tokens(self.collate.source_ids(prompt))
+        return [
+            Heard(name, tuple((self.tokenizer.decode([i]), round(c, 3)) for i, c in zip(ids, cosines, strict=True)))
+            for name, ids, cosines in zip(
+                [*names, "(boundary)"], top.indices.tolist(), top.values.tolist(), strict=True
+            )
+        ]
+
+    @property
+    def _fill(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def _prompt(self, examples: Sequence[Example]) -> Embeddings:
+        batch = self.collate([Example(source=e.source, instruction=e.instruction) for e in examples])
+        return self.model.prompt(batch.to(self.device))
+
+    @torch.inference_mode()
+    def _extend(self, examples: Sequence[Example], sampling: Sampling, **arguments: Any) -> Tensor:
+        prompt = self._prompt(examples)
+        longest = self.model.language_model.longest
+        wanted = prompt.mask.shape[1] + sampling.max_new_tokens
+        if longest is not None and wanted > longest:
+            raise PromptError(
+                f"the prompt takes {prompt.mask.shape[1]} LM positions; with {sampling.max_new_tokens} new tokens that "
+                f"is more than the LM's {longest}. Shorten the prompt or lower max_new_tokens."
+            )
+        if sampling.stop:
+            arguments |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
+        return self.model.language_model.extend(prompt, self._config(sampling), **arguments)
+
+    def _config(self, sampling: Sampling) -> GenerationConfig:
+        how: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+            how["top_k"] = sampling.top_k
+        own = self.model.language_model.model.generation_config
+        ends = own.eos_token_id if own is not None and own.eos_token_id is not None else self.tokenizer.eos_token_id
+        return GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens, pad_token_id=self._fill, eos_token_id=ends, **how
+        )
+
+    def _by_length(self, examples: Sequence[Example]) -> Iterator[list[int]]:
+        """Yield row numbers in batches of similar length, so that little is padding."""
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i].source) + len(examples[i].target))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+class PlainGenerator(BridgedGenerator):
+    """The LM alone, reading the text itself in the same template: the baseline."""
+
+    def _prompt(self, examples: Sequence[Example]) -> Embeddings:
+        rows = []
+        for example in examples:
+            if not example.source.strip():
+                raise PromptError("the prompt is empty: give some text.")
+            template = self.model.template.with_instruction(example.instruction)
+            # control tokens that a user writes into the text stay text
+            text = self.tokenizer(example.source, add_special_tokens=False, split_special_tokens=True).input_ids
+            rows.append([*template.before_ids(self.tokenizer), *text, *template.after_ids(self.tokenizer)])
+        ids, mask = pad(rows, self._fill)
+        return self.model.language_model.embed(ids.to(self.device), mask.to(self.device))
+
+
+def load(run: str | PathLike[str], *, plain: bool = False, batch_size: int = 16) -> BridgedGenerator:
+    """Load a run folder, a hub id or `embedded`, ready to generate and score; on a GPU where there is one."""
+    model = LangBridge.from_pretrained(run)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    return (PlainGenerator if plain else BridgedGenerator)(model, batch_size=batch_size)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """Return the text in front of the first stop string, without blanks at its ends."""
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends, default=len(text))].strip()

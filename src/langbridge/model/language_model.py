@@ -1,0 +1,97 @@
+"""The frozen causal LM: embed, log-likelihood, loss, extend. Any `transformers` causal LM; nothing per family."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from langbridge.errors import PretrainedError
+from langbridge.model.embeddings import Embeddings, join
+
+IGNORE = -100
+"""Label of a position without loss."""
+
+
+class LanguageModel(nn.Module):
+    """A causal LM that is only ever given `inputs_embeds`, an attention mask and positions counted from the mask.
+
+    Raises PretrainedError when `model` is not a causal LM that takes `inputs_embeds`.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        accepted = inspect.signature(model.forward).parameters
+        if "inputs_embeds" not in accepted or model.get_output_embeddings() is None:
+            raise PretrainedError(
+                f"{type(model).__name__} is not a causal LM that takes inputs_embeds; choose a model that "
+                "AutoModelForCausalLM loads, such as Llama, Qwen, Mistral, Gemma, Phi, OPT, GPT-2 or GPT-NeoX."
+            )
+        self.model = model
+        self.takes_positions = "position_ids" in accepted
+        self.cuts_logits = "logits_to_keep" in accepted
+
+    @property
+    def dim(self) -> int:
+        """Width of the LM's input embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vectors(self) -> Tensor:
+        """The LM's word embeddings as stored: (vocabulary, lm_dim)."""
+        weight: Tensor = self.model.get_input_embeddings().weight
+        return weight
+
+    @property
+    def longest(self) -> int | None:
+        """Most positions the LM was made for, where its config says so."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def freeze(self) -> None:
+        """Never learn and never drop out."""
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """Stay in evaluation mode when nothing of the LM learns: a frozen LM has no dropout."""
+        learns = any(parameter.requires_grad for parameter in self.parameters())
+        return super().train(mode and learns)
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Embeddings:
+        """Look up word embeddings: ids (batch, length) -> Embeddings (batch, length, lm_dim)."""
+        return Embeddings(self.model.get_input_embeddings()(ids), mask)
+
+    def log_likelihood(self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor) -> Tensor:
+        """Return the log-likelihood of each target token: (batch, target), fp32, nats, 0 at padding.
+
+        `target_ids` is padded on the left, so that after `join` the targets are the last columns.
+        """
+        length = target_ids.shape[1]
+        whole = join(prompt, self.embed(target_ids, target_mask))
+        logits = self._logits(whole, keep=length + 1)[:, :-1]  # position i predicts token i + 1
+        labels = target_ids.masked_fill(target_mask == 0, IGNORE)
+        flat = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        return -flat.view_as(target_ids)
+
+    def loss(self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood per target token: a scalar, nats."""
+        return -self.log_likelihood(prompt, target_ids, target_mask).sum() / target_mask.sum().clamp(min=1)
+
+    def _logits(self, whole: Embeddings, keep: int) -> Tensor:
+        extra: dict[str, Any] = {"logits_to_keep": keep} if self.cuts_logits else {}
+        if self.takes_positions:
+            # counted from the mask: left padding must not shift positions
+            extra["position_ids"] = (whole.mask.cumsum(dim=1) - 1).clamp(min=0)
+        output = self.model(inputs_embeds=whole.vectors, attention_mask=whole.mask, use_cache=False, **extra)
+        logits: Tensor = output.logits
+        return logits[:, -keep:]
+
+    @torch.inference_mode()
+    def extend(self, prompt: Embeddings, config: GenerationConfig, **arguments: Any) -> Tensor:
+        """Generate behind `prompt` with the LM's own `generate`; returns new tokens only: (batch, new)."""
+        new: Tensor = self.model.generate(
+            inputs_embeds=prompt.vectors, attention_mask=prompt.mask, generation_config=config, **arguments
+        )
+        return new

@@ -1,0 +1,18 @@
+"""Names of pretrained models -> local model folders -> loaded encoders, LMs and tokenizers."""
+
+from langbridge.pretrained.load import load_encoder, load_language_model, load_tokenizer, load_tokenizer_folder, quiet
+from langbridge.pretrained.names import EMBEDDED, PREFIX, folder_of, home, local_path, pull
+
+__all__ = [
+    "EMBEDDED",
+    "PREFIX",
+    "folder_of",
+    "home",
+    "load_encoder",
+    "load_language_model",
+    "load_tokenizer",
+    "load_tokenizer_folder",
+    "local_path",
+    "pull",
+    "quiet",
+]

@@ -1,0 +1,196 @@
+"""`train`: a recipe in, a run folder out."""
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
+
+from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config
+from langbridge.config import Recipe
+from langbridge.data import Example
+from langbridge.data.parallel import Parallel, sanity_set
+from langbridge.errors import CheckpointError
+from langbridge.generate import BridgedGenerator
+from langbridge.languages import DEVELOPMENT, PIVOT
+from langbridge.model.warm_start import AlignedText, WarmStart, fit
+from langbridge.train.dataset import Examples, ToBatch, split
+from langbridge.train.progress import Bar, Metrics
+from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
+from langbridge.transfer import compare
+
+console = Console(stderr=True, highlight=False)
+
+
+def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
+    """Train the bridge of `recipe` and write the run folder `out`; with `resume`, go on from its newest checkpoint.
+
+    Raises CheckpointError when `out` holds another run, ConfigError, DataError and PretrainedError for bad input.
+    """
+    checkpoint = _open_folder(recipe, out, resume=resume)
+    started = time.monotonic()
+    set_seed(recipe.training.seed)
+    model = LangBridge.from_recipe(recipe)
+    training, validation, skipped = split(recipe.data, model.collate, recipe.training.seed)
+    console.print(parameters(model))
+    note = f", {skipped} over-long records skipped" if skipped else ""
+    console.print(f"{len(training):,} training records, {len(validation)} for validation{note}")
+    recipe.write(out / CONFIG)
+    if recipe.warm_start.enabled and checkpoint is None:
+        began = time.monotonic()
+        found = warm_start(model, training)
+        seconds = time.monotonic() - began
+        console.print(f"warm start: R2 {found.explained_variance:.3f} on {found.tokens:,} tokens in {seconds:.0f} s")
+        model.results["warm start R2"] = round(found.explained_variance, 3)
+    trainer = _trainer(model, training, validation, out)
+    if checkpoint is not None:
+        console.print(f"resuming from {checkpoint.name}")
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, Metrics):
+                callback.cut_after(int(checkpoint.name.split("-")[-1]))
+    with _quiet():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.is_world_process_zero():
+        model.results |= validate(model.to("cpu"), validation)
+        model.results["minutes"] = round((time.monotonic() - started) / 60, 1)
+        model.save_pretrained(out)
+    return model
+
+
+def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path | None:
+    """Return the checkpoint to resume from, if any; refuse to overwrite a run."""
+    if resume:
+        if read_config(out) != recipe:
+            raise CheckpointError(
+                f"{out} was begun with another recipe (see {out / CONFIG}); resume with the same one."
+            )
+        return newest_checkpoint(out)
+    if (out / WEIGHTS).exists() or (out / METADATA).exists() or list(out.glob("checkpoint-*")):
+        raise CheckpointError(f"{out} already holds a run: choose another --out, delete it, or use --resume.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.jsonl").unlink(missing_ok=True)
+    return None
+
+
+def parameters(model: LangBridge) -> str:
+    """Return a line that tells how much of the model is trained."""
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    return f"trainable: {learning:,} of {total:,} parameters ({learning / total:.2%})"
+
+
+@torch.no_grad()
+def warm_start(model: LangBridge, examples: Sequence[Example]) -> WarmStart:
+    """Fit the bridge in closed form on the sources of training examples."""
+    settings = model.recipe.warm_start
+    vectors = model.language_model.vectors.detach().float().cpu()
+    spaces = model.lm_tokenizer("\n", add_special_tokens=False).input_ids  # carries no content
+    filler = vectors[spaces].mean(dim=0) if spaces else vectors.mean(dim=0)
+    texts = list(dict.fromkeys(example.source for example in examples))[: settings.sentences]
+    return fit(model.bridge, _aligned(model, texts), vectors, filler, ridge=settings.ridge)
+
+
+def _aligned(model: LangBridge, texts: Sequence[str]) -> Iterator[AlignedText]:
+    collate, batch_size = model.collate, 32
+    for start in range(0, len(texts), batch_size):
+        part = sorted(texts[start : start + batch_size], key=len)
+        batch = collate([Example(source=text) for text in part])
+        states = model.encoder(batch.encoder_ids, batch.encoder_mask).float()
+        for text, row, mask in zip(part, states, batch.encoder_mask, strict=True):
+            whole = collate.prefix + text
+            encoded = model.encoder_tokenizer(whole, return_offsets_mapping=True)
+            spoken = model.lm_tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
+            yield AlignedText(
+                states=row[mask.bool()],
+                encoder_spans=encoded.offset_mapping,
+                lm_ids=torch.tensor(spoken.input_ids),
+                lm_spans=spoken.offset_mapping,
+            )
+
+
+def validate(model: LangBridge, validation: Sequence[Example]) -> dict[str, float]:
+    """Return the English loss and, per development language, the loss and transfer ratio on the sanity set."""
+    was_training = model.training
+    generator = BridgedGenerator(model)
+    scores = generator.scores(list(validation))
+    nll = -sum(s.log_likelihood for s in scores) / sum(s.tokens for s in scores)
+    result = {"validation_loss_eng": round(nll, 4)}
+    data: Parallel = sanity_set()
+    pivot = compare(generator, data.sources[PIVOT], data.references(PIVOT))
+    for language in DEVELOPMENT:
+        found = compare(generator, data.sources[language], data.references(language))
+        result[f"validation_nll_{language}"] = round(found.nll, 4)
+        result[f"validation_transfer_{language}"] = round(found.gain / pivot.gain, 4)
+    model.train(was_training)
+    return result
+
+
+class _Validation(TrainerCallback):
+    """Validates every so many steps."""
+
+    def __init__(self, model: LangBridge, validation: Sequence[Example], every: int) -> None:
+        self.model, self.validation, self.every = model, validation, every
+        self.trainer: BridgeTrainer | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log a validation; the random state of training is left as it was."""
+        if state.is_world_process_zero and state.global_step % self.every == 0 and self.trainer is not None:
+            with torch.random.fork_rng():
+                self.trainer.log(validate(self.model, self.validation))
+
+
+def _trainer(model: LangBridge, training: Sequence[Example], validation: Sequence[Example], out: Path) -> BridgeTrainer:
+    settings = model.recipe.training
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size // settings.accumulate,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type=settings.schedule,
+        max_grad_norm=settings.clip,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=settings.bf16,
+        save_steps=settings.save_every,
+        save_total_limit=settings.keep,
+        logging_steps=min(10, settings.steps),
+        logging_first_step=True,
+        report_to=list(settings.report_to),
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        include_num_input_tokens_seen="no",
+    )
+    counter = ToBatch(model.collate)
+    validator = _Validation(model, validation, settings.evaluate_every)
+    trainer = BridgeTrainer(
+        model=model,
+        args=arguments,
+        data_collator=counter,
+        train_dataset=Examples(training, model.recipe.data, settings.seed),
+        callbacks=[Metrics(out / "metrics.jsonl"), Bar(lambda: counter.tokens), validator],
+    )
+    validator.trainer = trainer
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide notes of the training library that ask nothing of the user."""
+    level = logging.getLogger("transformers").level
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*pin_memory.*")
+        yield
+    logging.getLogger("transformers").setLevel(level)

@@ -1,0 +1,77 @@
+"""A thin subclass of transformers' Trainer: our loss, our sampler, trained weights only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from langbridge.checkpoint import WEIGHTS, LangBridge, read_weights, save_weights
+from langbridge.errors import CheckpointError
+from langbridge.model import Batch
+from langbridge.train.dataset import Examples, LengthGroupedSampler, length_of
+
+
+class BridgeTrainer(Trainer):
+    """Trains what requires a gradient in a LangBridge; everything else is the Trainer users know."""
+
+    loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole accumulated batch
+
+    @property
+    def bridge_model(self) -> LangBridge:
+        """The model without the wrappers of distributed training."""
+        model: LangBridge = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return this micro-batch's part of the mean loss per target token over the whole batch."""
+        batch = Batch(**inputs)
+        tokens = batch.target_mask.sum()
+        loss = model(batch)
+        if num_items_in_batch is not None:
+            loss = loss * tokens * self.accelerator.num_processes / num_items_in_batch
+        return (loss, None) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        tokens = torch.stack([sample["target_mask"].sum() for sample in batch_samples]).sum().to(device)
+        total: Tensor = self.accelerator.gather(tokens).sum()
+        return total
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        dataset: Examples = train_dataset if train_dataset is not None else self.train_dataset
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler([length_of(example) for example in dataset.examples], size, self.args.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_weights(self.bridge_model.trained(), folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.bridge_model.load_trained(read_weights(Path(resume_from_checkpoint)))
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """Return the newest checkpoint that was written to its end; raises CheckpointError when there is none.
+
+    The trainer writes its state last, so a folder with a readable state is complete.
+    """
+    folders = sorted(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
+    for folder in folders:
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            read_weights(folder)
+        except (OSError, ValueError, CheckpointError):
+            continue
+        return folder
+    found = ", ".join(folder.name for folder in folders) or "no checkpoint"
+    raise CheckpointError(f"{run}: nothing to resume from (found {found}); train without --resume.")
