@@ -68,7 +68,7 @@ def test_interrupted_first_write_leaves_nothing(tmp_path: Path) -> None:
             temporary.write_bytes(b"half")
             raise ValueError
 
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         write_half()
     assert names(tmp_path) == []
 

@@ -16,7 +16,9 @@ CHATML = (
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,:#\n{}|<>/"
 
 
-def tokenizer(frame: str = "$A", *, chat_template: str | None = None, bos: str | None = "<s>") -> PreTrainedTokenizerFast:
+def tokenizer(
+    frame: str = "$A", *, chat_template: str | None = None, bos: str | None = "<s>"
+) -> PreTrainedTokenizerFast:
     """Return a tokenizer of single characters whose post-processor frames every text as in `frame`."""
     vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<unk>", "<cls>", *CHARACTERS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

@@ -24,6 +24,7 @@ from langbridge.prompt import REPEAT, PromptTemplate
 
 SHORTEST, LONGEST = 3, 18  # words of a prompt
 LONGEST_ANSWER = 32  # tokens
+PATIENCE = 12  # batches without one new record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,7 @@ def synthesize(
     seen = exclude | {normalised(record["source"]) for record in records}
     seen_now = set(seen)
     partial.parent.mkdir(parents=True, exist_ok=True)
+    barren = 0
     with partial.open("a", encoding="utf-8") as file:
         for batch in itertools.count(first_batch):
             progress(len(records), settings.n)
@@ -97,6 +99,12 @@ def synthesize(
                 break
             new = list(writer.batch(batch, seen_now))
             records += new
+            barren = 0 if new else barren + 1
+            if barren >= PATIENCE:
+                raise DataError(
+                    f"{PATIENCE} batches in a row gave nothing new ({len(records)} records so far, kept in {partial}): "
+                    "ask for fewer, raise the temperature, or give more openers. Is this an instruct LM?"
+                )
             file.writelines(json.dumps(record | {"batch": batch}, ensure_ascii=False) + "\n" for record in new)
             file.flush()
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:

@@ -127,7 +127,9 @@ instructions = st.sampled_from(["", "Say ", "Say again "])
 
 
 @settings(deadline=None)
-@given(rows=st.lists(st.builds(Example, source=words, target=answers, instruction=instructions), min_size=1, max_size=4))
+@given(
+    rows=st.lists(st.builds(Example, source=words, target=answers, instruction=instructions), min_size=1, max_size=4)
+)
 def test_a_row_holds_the_same_tokens_alone_and_in_a_batch(rows: list[Example]) -> None:
     collate = collator()
     batch = vars(collate(rows))

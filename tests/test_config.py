@@ -1,0 +1,61 @@
+"""Recipes reject nonsense and name it."""
+
+from pathlib import Path
+
+import pytest
+
+from langbridge.config import Recipe
+from langbridge.errors import ConfigError
+
+MINIMAL = "encoder: {name: embedded:e5-small}\nlanguage_model: {name: embedded:smollm2-135m}\n"
+
+
+def read(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return Recipe.read(path, overrides)
+
+
+def test_written_is_read_back(tmp_path: Path) -> None:
+    recipe = read(tmp_path, MINIMAL, "training.report_to=[tensorboard]", "training.learning_rate=3e-4")
+    assert recipe.training.learning_rate == 3e-4
+    recipe.write(tmp_path / "again.yaml")
+    assert Recipe.read(tmp_path / "again.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (("training.step=5",), "did you mean 'steps'"),
+        (("trainings.steps=5",), "did you mean 'training'"),
+        (("training.steps=0",), "steps must be positive"),
+        (("training.steps=many",), "training.steps must be int, found 'many'"),
+        (("training.steps=true",), "must be int"),
+        (("training.steps",), "section.field=value"),
+        (("training.batch_size=6", "training.accumulate=4"), "not a multiple"),
+        (("encoder.dtype=int3",), "float32"),
+        (("encoder.name.x=1",), "is a value"),
+        (("bridge.kind=golden",), "unknown; known: linear"),
+        (("data.shuffle_words=2",), "between 0 and 1"),
+        (("warm_start.ridge=0",), "ridge must be positive"),
+    ],
+)
+def test_nonsense_is_refused(tmp_path: Path, overrides: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        read(tmp_path, MINIMAL, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("", "must be a mapping"), ("encoder: {}\n", "name is missing"), ("a: [", "not YAML"), ("encoder: 3", "mapping")],
+)
+def test_broken_files_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        read(tmp_path, text)
+
+
+def test_shipped_recipes_are_valid() -> None:
+    recipes = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        Recipe.read(path)

@@ -1,0 +1,180 @@
+"""Training on tiny real models: what moves, what is written, and that a resumed run is the uninterrupted one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from langbridge.checkpoint import LangBridge
+from langbridge.config import DataConfig, Recipe
+from langbridge.data import Example
+from langbridge.errors import CheckpointError, DataError
+from langbridge.train.dataset import Examples, LengthGroupedSampler, shuffled, split
+from langbridge.train.run import train
+from langbridge.train.trainer import newest_checkpoint
+
+
+def recipe(saved: dict[str, Path], data: Path, **training: object) -> Recipe:
+    fields = {
+        "encoder": {"name": str(saved["mt5"])},
+        "language_model": {"name": str(saved["llama"])},
+        "prompt": {"template": "ask: {prompt}\nsay: "},
+        "data": {"train": str(data), "validation": 4},
+        "warm_start": {"sentences": 10},
+        "training": {"steps": 6, "batch_size": 4, "save_every": 2, "evaluate_every": 3, "learning_rate": 0.01},
+    }
+    fields["training"] |= training  # type: ignore[operator]
+    return Recipe.of(fields, "test")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    words = ["tea", "rain", "a cat", "the old man", "my sister", "nobody here", "snow"]
+    records = [{"source": f"{w} is number {i}.", "target": f"{w} is number {i}."} for i in range(6) for w in words]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_a_run_folder_is_complete_and_loads(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    model = train(recipe(saved, data), tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "bridge.safetensors", "langbridge.json", "README.md", "metrics.jsonl", "tokenizers"} <= names
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss" in line for line in lines)
+    assert any("validation_transfer_swh" in line for line in lines)
+    again = LangBridge.from_pretrained(tmp_path / "run").eval()
+    batch = model.eval().collate([Example(source="tea is", target="good")])
+    with torch.no_grad():
+        assert float(again(batch)) == float(model(batch))
+    assert json.loads((tmp_path / "run" / "langbridge.json").read_text())["versions"]["torch"] == torch.__version__
+
+
+def test_frozen_weights_stay_and_the_bridge_moves(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    settings = recipe(saved, data)
+    untouched = LangBridge.from_recipe(settings).state_dict()
+    trained = train(settings, tmp_path / "run").state_dict()
+    for name, value in trained.items():
+        assert torch.equal(value, untouched[name]) != name.startswith("bridge."), name
+
+
+def test_resumed_is_uninterrupted(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """Killed at a later step, resumed from an earlier checkpoint: the same weights to the last bit."""
+    settings = recipe(saved, data, steps=13)  # more than one pass over the data
+    train(settings, tmp_path / "whole")
+    train(settings, tmp_path / "cut")
+    for name in ("bridge.safetensors", "langbridge.json"):
+        (tmp_path / "cut" / name).unlink()
+    last = newest_checkpoint(tmp_path / "cut")
+    (last / "trainer_state.json").write_text('{"global_step": ', encoding="utf-8")  # died while writing
+    assert newest_checkpoint(tmp_path / "cut") != last
+    train(settings, tmp_path / "cut", resume=True)
+    whole, cut = (load_file(tmp_path / run / "bridge.safetensors") for run in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    steps = [
+        [json.loads(line)["step"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("whole", "cut")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_killed_process_resumes(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    settings = recipe(saved, data, steps=400, save_every=5, evaluate_every=400)
+    settings.write(tmp_path / "recipe.yaml")
+    command = [sys.executable, "-m", "langbridge", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "r")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "r").glob("checkpoint-*/trainer_state.json"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert newest_checkpoint(tmp_path / "r").is_dir()
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        train(settings, tmp_path / "r")
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train(recipe(saved, data, steps=401, save_every=5), tmp_path / "r", resume=True)
+
+
+def test_accumulation_equals_the_large_batch(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    runs = {}
+    for accumulate in (1, 2, 4):
+        model = train(recipe(saved, data, accumulate=accumulate, steps=3), tmp_path / str(accumulate))
+        runs[accumulate] = model.bridge.linear.weight.detach()
+    assert torch.allclose(runs[1], runs[2], atol=1e-5)
+    assert torch.allclose(runs[1], runs[4], atol=1e-5)
+
+
+def test_warm_start_beats_a_random_one(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    warm = train(recipe(saved, data, steps=1), tmp_path / "warm")
+    fields = recipe(saved, data, steps=1)
+    cold = train(
+        Recipe.of({**_fields(fields), "warm_start": {"enabled": False}}, "test"), tmp_path / "cold"
+    )
+    assert "warm start R2" in warm.results
+    assert "warm start R2" not in cold.results
+
+
+def _fields(settings: Recipe) -> dict[str, object]:
+    import dataclasses
+
+    return dataclasses.asdict(settings)
+
+
+def test_nothing_to_resume_is_an_error(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    settings = recipe(saved, data)
+    (tmp_path / "run").mkdir()
+    settings.write(tmp_path / "run" / "config.yaml")
+    with pytest.raises(CheckpointError, match="nothing to resume from"):
+        train(settings, tmp_path / "run", resume=True)
+
+
+def test_sampler_is_a_permutation_that_groups_lengths() -> None:
+    lengths = [(7 * i) % 50 for i in range(500)]
+    sampler = LengthGroupedSampler(lengths, batch_size=10, seed=1)
+    first = list(sampler)
+    assert sorted(first) == list(range(500))
+    assert first == list(LengthGroupedSampler(lengths, batch_size=10, seed=1))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    spread = [max(b) - min(b) for b in ([lengths[i] for i in first[s : s + 10]] for s in range(0, 320, 10))]
+    assert sum(spread) / len(spread) < 10
+
+
+def test_shuffled_words_stay_within_reach() -> None:
+    import random
+
+    text = " ".join(str(i) for i in range(30))
+    words = [int(word) for word in shuffled(text, 3.0, random.Random(0)).split()]
+    assert sorted(words) == list(range(30))
+    assert words != sorted(words)
+    assert all(abs(place - word) <= 3 for place, word in enumerate(words))
+    assert shuffled(text, 0.0, random.Random(0)) == text
+
+
+def test_noise_is_the_same_whenever_a_record_is_read() -> None:
+    copy = Example(source="The old man walks home.", target="The old man walks home.")
+    answer = Example(source="Who is it?", target="It is me.")
+    dataset = Examples([copy, answer] * 5, DataConfig(shuffle_words=1.0, plain_case=1.0), seed=3)
+    assert [dataset[i] for i in range(10)] == [dataset[i] for i in range(10)]
+    assert dataset[0].source != copy.source
+    assert dataset[0].target == copy.target
+    assert dataset[1] == answer
+
+
+def test_over_long_records_are_counted_and_too_few_refused(one: LangBridge, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    texts = ["short one", "another", "x" * 300]
+    path.write_text("".join(json.dumps({"source": t, "target": t}) + "\n" for t in texts), encoding="utf-8")
+    training, validation, skipped = split(DataConfig(train=str(path), validation=1), one.collate, 0)
+    assert (len(training), len(validation), skipped) == (1, 1, 1)
+    with pytest.raises(DataError, match="nothing is left"):
+        split(DataConfig(train=str(path), validation=2), one.collate, 0)
