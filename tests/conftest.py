@@ -30,6 +30,7 @@ from langbridge.pretrained import PREFIX, home, quiet
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 quiet()
+torch.set_num_threads(1)  # tiny tensors: threads cost more than they save
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", *string.ascii_letters, *string.digits, *" .,!?'{}:\n"]
 TEMPLATE = "ask: {prompt}\nsay: "

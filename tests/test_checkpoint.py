@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEMPLATE
 
+from conftest import TEMPLATE
 from langbridge.checkpoint import LangBridge, run_folder
 from langbridge.config import Recipe
 from langbridge.data import Example

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE
 
+from conftest import TEMPLATE
 from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
 

@@ -47,7 +47,12 @@ def test_nonsense_is_refused(tmp_path: Path, overrides: tuple[str, ...], complai
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("", "must be a mapping"), ("encoder: {}\n", "name is missing"), ("a: [", "not YAML"), ("encoder: 3", "mapping")],
+    [
+        ("", "must be a mapping"),
+        ("encoder: {}\nlanguage_model: {name: x}\n", "name is missing"),
+        ("a: [", "not YAML"),
+        ("encoder: 3\nlanguage_model: {name: x}\n", "mapping"),
+    ],
 )
 def test_broken_files_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import build
 
+from conftest import build
 from langbridge.checkpoint import LangBridge
 from langbridge.data import Example
 from langbridge.errors import PromptError

@@ -245,14 +245,12 @@ def test_old_output_is_whole_until_the_new_one_is(write: Write, tmp_path: Path) 
 
 def test_lm_that_writes_nothing_usable_is_given_up(write: Write, tmp_path: Path) -> None:
     """A base LM, or too few openers, once made an endless run."""
-    openers = Openers(["?"], ["_"], ["cat"], "", "")  # neither ever becomes a line that passes the filters
-    silent = PromptTemplate("<|user|>", "<|end|>\n")
+    closed = ["cat<|end|>"]  # the turn ends before the LM can add anything
     with pytest.raises(DataError, match=r"nothing new \(0 records so far, kept in .*english\.jsonl\.partial\)"):
-        write(tmp_path / "english.jsonl", openers=openers, template=silent)
+        write(tmp_path / "english.jsonl", openers=Openers(closed, closed, ["cat"], "", ""))
     assert not (tmp_path / "english.jsonl").exists()
 
 
-@pytest.mark.xfail(raises=ValueError, reason="an empty end text is given to str.split")
 @pytest.mark.parametrize("after", ["", "\n\n### Response:\n"])
 def test_template_without_a_closing_token(write: Write, tmp_path: Path, after: str) -> None:
     """Templates `none` and `metamath` have nothing, or a line end, behind the prompt."""
@@ -300,7 +298,6 @@ def test_openers_with_missing_or_unknown_fields(tmp_path: Path, content: str) ->
         Openers.read(path)
 
 
-@pytest.mark.xfail(reason="Openers.read lets FileNotFoundError, YAMLError and AttributeError through")
 @pytest.mark.parametrize(
     "content",
     [

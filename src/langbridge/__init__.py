@@ -17,12 +17,10 @@ _PLACES = {
     "Recipe": "langbridge.config",
     "Sampling": "langbridge.generate",
     "load": "langbridge.generate",
-    "train": "langbridge.train.run",
 }
 
 __all__ = [  # noqa: RUF022 - the order of the README
     "load",
-    "train",
     "BridgedGenerator",
     "LangBridge",
     "LangBridgeError",

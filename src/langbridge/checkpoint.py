@@ -7,6 +7,7 @@ run/README.md           model card
 run/tokenizers/         copies of both tokenizers, where the models are not `embedded:` (pinned by checksum)
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -188,9 +189,23 @@ def read_config(folder: Path) -> Recipe:
         names = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         raise CheckpointError(f"{folder} has no {CONFIG}; found {names}. Is it a run folder?")
     try:
-        return Recipe.of(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = Recipe.of(fields, str(path))
+        if missing := _missing(dataclasses.asdict(recipe), fields):
+            raise ConfigError(f"{missing} is missing; runs are written with every field, so the file was cut")
+        return recipe
     except (yaml.YAMLError, ConfigError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _missing(whole: dict[str, Any], found: dict[str, Any], place: str = "") -> str | None:
+    """Return the first field of `whole` that is not in `found`."""
+    for name, value in whole.items():
+        if name not in found:
+            return place + name
+        if isinstance(value, dict) and (inner := _missing(value, found[name], f"{place}{name}.")):
+            return inner
+    return None
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, TextIteratorStreamer
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, TextIteratorStreamer
 
 from langbridge.checkpoint import LangBridge
 from langbridge.data.collate import pad
@@ -194,7 +194,7 @@ class BridgedGenerator:
                 f"is more than the LM's {longest}. Shorten the prompt or lower max_new_tokens."
             )
         if sampling.stop:
-            arguments |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
+            arguments["stopping_criteria"] = [StopAtText(self.tokenizer, sampling.stop)]
         return self.model.language_model.extend(prompt, self._config(sampling), **arguments)
 
     def _config(self, sampling: Sampling) -> GenerationConfig:
@@ -213,6 +213,19 @@ class BridgedGenerator:
         order = sorted(range(len(examples)), key=lambda i: len(examples[i].source) + len(examples[i].target))
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
+
+
+class StopAtText(StoppingCriteria):
+    """Ends a row once its new text holds a stop string; works for every tokenizer, as it looks at text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
+        self.tokenizer, self.stops = tokenizer, stops
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **arguments: Any) -> Tensor:
+        """Tell which rows are done: (batch,), bool."""
+        texts = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        done = [any(stop in text for stop in self.stops) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
 
 
 class PlainGenerator(BridgedGenerator):

@@ -85,6 +85,10 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> str:
     text: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": SLOT}], tokenize=False, add_generation_prompt=True
     )
+    if text.count(SLOT) != 1:
+        raise PromptError(
+            f"the LM's chat template carries the user's text through {text.count(SLOT)} times, wanted exactly one: give own text."
+        )
     return text
 
 

@@ -5,6 +5,7 @@ a question or request with the LM's own (greedy, first-sentence) answer; the sam
 sentence to be repeated. Knows nothing of encoders and bridges.
 """
 
+import functools
 import itertools
 import json
 import random
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import torch
 import yaml
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from langbridge.errors import ConfigError, DataError
-from langbridge.files import replacing
+from langbridge.files import replacing, write_text
 from langbridge.prompt import REPEAT, PromptTemplate
 
 SHORTEST, LONGEST = 3, 18  # words of a prompt
@@ -55,13 +57,20 @@ class Openers:
 
     @classmethod
     def read(cls, path: Path | None = None) -> "Openers":
-        """Read openers; raises DataError when a field is missing."""
+        """Read openers; raises DataError when the file is missing or not of this shape."""
         source = path or resources.files("langbridge") / "assets" / "openers.yaml"
-        fields = yaml.safe_load(source.read_text(encoding="utf-8"))
+        try:
+            fields = yaml.safe_load(source.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise DataError(f"{source} cannot be read as openers: {error}") from error
         if not isinstance(fields, dict) or set(fields) != set(cls.__annotations__):
             raise DataError(f"{source}: wanted the fields {', '.join(cls.__annotations__)}")
-        fields["words"] = fields["words"].split()
-        return cls(**fields)
+        for name in ("questions", "sentences"):
+            if not isinstance(fields[name], list) or not fields[name]:
+                raise DataError(f"{source}: {name} must be a list of openings")
+        if not all(isinstance(fields[name], str) for name in ("words", "sentence_list", "question_list")):
+            raise DataError(f"{source}: words, sentence_list and question_list must be text")
+        return cls(**{**fields, "words": fields["words"].split() or [""]})
 
     def draw(self, kind: str, rng: random.Random) -> str:
         """Draw one opening; `{word}` in it is filled with a random everyday word."""
@@ -120,7 +129,7 @@ def _resume(partial: Path, settings: Synthesis) -> tuple[list[dict[str, str]], i
     header = json.dumps({"settings": same}) + "\n"
     if not partial.exists():
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(header, encoding="utf-8")
+        write_text(partial, header)
         return [], 0
     lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
     if not lines or lines[0] != header:
@@ -146,10 +155,7 @@ class _Writer:
     ) -> None:
         self.model, self.tokenizer, self.settings, self.openers = model.eval(), tokenizer, settings, openers
         self.before, self.after = template.before, template.after
-        self.end = template.after.split("\n")[0]
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-        self.identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self.end = template.after.split("\n")[0] or "\n\n"  # where the LM's writing of a prompt is over
 
     def batch(self, number: int, seen: set[str]) -> Iterator[dict[str, str]]:
         """Yield the good records of batch `number`, which depends on nothing but seed, number and `seen`."""
@@ -193,7 +199,7 @@ class _Writer:
         return True
 
     def _is_english(self, text: str) -> bool:
-        language, probability = self.identifier.classify(text)
+        language, probability = _identifier().classify(text)
         return bool(language == "en" or probability < 0.8)  # short text is often unsure; sure and foreign is out
 
     @torch.inference_mode()
@@ -213,6 +219,11 @@ class _Writer:
         output = self.model.generate(**encoded, generation_config=config)
         new = output[:, encoded.input_ids.shape[1] :]
         return list(self.tokenizer.batch_decode(new, skip_special_tokens=True))
+
+
+@functools.cache
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def normalised(text: str) -> str:

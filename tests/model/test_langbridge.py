@@ -26,7 +26,7 @@ def by_hand(model: LangBridge, example: Example) -> tuple[torch.Tensor, list[int
         words(torch.tensor(tokenizer(part, add_special_tokens=False).input_ids))
         for part in (model.template.before, model.template.after)
     )
-    target = tokenizer(example.target, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    target = [*tokenizer(example.target, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     return torch.cat([before, soft, model.bridge.boundary[None], after]), target
 
 
@@ -104,12 +104,12 @@ def test_training_mode_has_no_dropout_in_frozen_parts(tiny: LangBridge) -> None:
 def test_one_example_can_be_overfitted(tiny: LangBridge) -> None:
     batch = tiny.collate(examples()[:1])
     optimizer = torch.optim.AdamW([p for p in tiny.parameters() if p.requires_grad], lr=3e-2)
-    first = float(tiny(batch))
+    first = tiny(batch).item()
     for _ in range(150):
         optimizer.zero_grad()
         tiny(batch).backward()
         optimizer.step()
-    assert float(tiny(batch)) < 0.5 * first
+    assert tiny(batch).item() < 0.5 * first
 
 
 def test_join_moves_padding_left_and_keeps_the_order() -> None:

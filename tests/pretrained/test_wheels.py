@@ -212,7 +212,7 @@ def test_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LANGBRIDGE_HOME", str(tmp_path / "file"))
     offer(monkeypatch)
-    with pytest.raises(PretrainedError, match="could not write"):
+    with pytest.raises(PretrainedError, match="could not make"):
         names.pull(TOY)
 
 

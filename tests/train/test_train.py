@@ -116,9 +116,7 @@ def test_accumulation_equals_the_large_batch(saved: dict[str, Path], data: Path,
 def test_warm_start_beats_a_random_one(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
     warm = train(recipe(saved, data, steps=1), tmp_path / "warm")
     fields = recipe(saved, data, steps=1)
-    cold = train(
-        Recipe.of({**_fields(fields), "warm_start": {"enabled": False}}, "test"), tmp_path / "cold"
-    )
+    cold = train(Recipe.of({**_fields(fields), "warm_start": {"enabled": False}}, "test"), tmp_path / "cold")
     assert "warm start R2" in warm.results
     assert "warm start R2" not in cold.results
 

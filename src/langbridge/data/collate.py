@@ -55,6 +55,8 @@ class Collator:
         """Return the encoder's tokens of one text, its special tokens included."""
         if not text.strip():
             raise PromptError("the prompt is empty: give some text.")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise PromptError(f"the prompt holds half a character (a lone surrogate): {text[:60]!a}.")
         ids = list(self.encoder_tokenizer(self.prefix + text, verbose=False).input_ids)
         if len(ids) > self.longest_source:
             raise PromptError(
@@ -65,7 +67,8 @@ class Collator:
 
     def target_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the LM's tokens of a target, closed by its end token."""
-        ids = list(self.lm_tokenizer(text, add_special_tokens=False).input_ids)
+        # control tokens written into a text stay text
+        ids = list(self.lm_tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
         closing = [self.lm_tokenizer.eos_token_id] if end and self.lm_tokenizer.eos_token_id is not None else []
         return ids + closing
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -42,7 +43,7 @@ def read_examples(name: str) -> list[Example]:
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             examples = [_example(line, path, number) for number, line in enumerate(file, start=1) if line.strip()]
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or not UTF-8 text: {error}.") from error
     if not examples:
         raise DataError(f"{path} holds no record; wanted JSON lines with source and target.")
@@ -53,7 +54,7 @@ def _example(line: str, path: Path, number: int) -> Example:
     where = f"{path}, line {number}"
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}).") from error
     if not isinstance(record, dict) or not {"source", "target"} <= set(record):
         raise DataError(f'{where}: wanted an object with "source" and "target", found {line.strip()[:80]}')
@@ -63,4 +64,6 @@ def _example(line: str, path: Path, number: int) -> Example:
     for field, value in record.items():
         if not isinstance(value, str) or (field != "instruction" and not value.strip()):
             raise DataError(f"{where}: {field} must be text that is not empty, found {value!r}.")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise DataError(f"{where}: {field} holds half a character (a lone surrogate): {value!a}.")
     return Example(**record)

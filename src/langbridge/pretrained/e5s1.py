@@ -53,7 +53,7 @@ def read(path: Path) -> E5S1:
     data = path.read_bytes()
     try:
         return _parse(data)
-    except (struct.error, ValueError, KeyError) as error:
+    except (struct.error, ValueError, KeyError, RuntimeError) as error:
         raise PretrainedError(f"{path} is not a complete E5S1 file ({error}); pull the model again.") from error
 
 
@@ -77,7 +77,7 @@ def _parse(data: bytes) -> E5S1:
         kind, size, offset, stored = struct.unpack_from("<BIQQ", data, cursor + 2 + length)
         cursor += 2 + length + 21
         flat = _values(data, kind, offset, stored)[:size]
-        if name.endswith(".w") and flat.numel() > max(hidden, intermediate):
+        if name.endswith(".w") and "ln." not in name:
             flat = flat.view(intermediate if name.split(".")[1] == "fi" else hidden, -1)
         weights[_full_name(name)] = flat.view(shapes[name]) if name in shapes else flat
     return E5S1(

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from transformers import (
     AutoConfig,
@@ -71,8 +72,8 @@ def load_tokenizer_folder(folder: Path) -> PreTrainedTokenizerBase:
 def _read(auto: Any, name: str, folder: str, **arguments: Any) -> Any:
     try:
         return auto.from_pretrained(folder, **{k: v for k, v in arguments.items() if v is not None})
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PretrainedError(f"{name} could not be loaded as {auto.__name__}: {first}") from error
 
 

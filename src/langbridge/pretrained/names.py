@@ -44,7 +44,7 @@ def folder_of(name: str) -> str:
         return str(folder)
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file() and not list(path.glob("*.gguf")):
+        if not (path / "config.json").is_file():
             raise PretrainedError(f"{path} holds no config.json: it is not a Hugging Face model folder.")
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -81,7 +81,7 @@ def _hub_snapshot(name: str, *, local_only: bool) -> str:
         where = "in the local hub cache" if local_only else "on the hub (no connection) nor in the local cache"
         raise PretrainedError(f"{name} was not found {where}: run `langbridge models pull {name}` online.") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise PretrainedError(f"{name} could not be fetched from the hub: {str(error).splitlines()[0]}") from error
+        raise PretrainedError(f"{name} could not be fetched from the hub: {str(error)[:200]}") from error
 
 
 def _embedded_folder(name: str) -> Path:
@@ -99,9 +99,7 @@ def _unpack(model: EmbeddedModel, folder: Path) -> None:
             with _quiet_transformers():
                 model.convert(files, unfinished)
     except OSError as error:
-        raise PretrainedError(
-            f"could not write {folder}: {error}. Free some space (about 2 GB), pull again."
-        ) from error
+        raise PretrainedError(f"could not make {folder}: {error}. Is there space (about 2 GB)? Pull again.") from error
 
 
 @contextlib.contextmanager

