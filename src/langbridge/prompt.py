@@ -87,7 +87,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> str:
     )
     if text.count(SLOT) != 1:
         raise PromptError(
-            f"the LM's chat template carries the user's text through {text.count(SLOT)} times, wanted exactly one: give own text."
+            f"the LM's chat template shows a text {text.count(SLOT)} times, wanted exactly one: use own text."
         )
     return text
 

@@ -15,15 +15,18 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config
 from langbridge.config import Recipe
 from langbridge.data import Example
-from langbridge.data.parallel import Parallel, sanity_set
+from langbridge.data.parallel import sanity_set
 from langbridge.errors import CheckpointError
 from langbridge.generate import BridgedGenerator
-from langbridge.languages import DEVELOPMENT, PIVOT
+from langbridge.languages import DEVELOPMENT
 from langbridge.model.warm_start import AlignedText, WarmStart, fit
 from langbridge.train.dataset import Examples, ToBatch, split
 from langbridge.train.progress import Bar, Metrics
 from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
 from langbridge.transfer import compare
+
+VALIDATION_SENTENCES = 16
+"""Sentences of the sanity set that a validation uses in each development language: a trend, not a result."""
 
 console = Console(stderr=True, highlight=False)
 
@@ -121,8 +124,9 @@ def validate(model: LangBridge, validation: Sequence[Example]) -> dict[str, floa
     scores = generator.scores(list(validation))
     nll = -sum(s.log_likelihood for s in scores) / sum(s.tokens for s in scores)
     result = {"validation_loss_eng": round(nll, 4)}
-    data: Parallel = sanity_set()
-    pivot = compare(generator, data.sources[PIVOT], data.references(PIVOT))
+    data = sanity_set().choose(DEVELOPMENT, limit=VALIDATION_SENTENCES)
+    english = data.references(DEVELOPMENT[0])
+    pivot = compare(generator, english, english)
     for language in DEVELOPMENT:
         found = compare(generator, data.sources[language], data.references(language))
         result[f"validation_nll_{language}"] = round(found.nll, 4)
