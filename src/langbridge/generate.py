@@ -133,19 +133,25 @@ class BridgedGenerator:
     @torch.inference_mode()
     def scores(self, examples: Sequence[Example], *, progress: Progress = lambda done, total: None) -> list[Score]:
         """Return the log-likelihood of each example's target given its source and instruction, in order."""
+        groups: dict[tuple[str, str], list[int]] = {}  # targets of one prompt are scored together: it is read once
+        for i, example in enumerate(examples):
+            groups.setdefault((example.source, example.instruction), []).append(i)
+        rows = list(groups.values())
         scores = [Score(0.0, 0)] * len(examples)
         done = 0
-        for rows in self._by_length(examples):
-            picked = [examples[i] for i in rows]
-            target_ids, target_mask = pad(
-                [self.collate.target_ids(example.target, end=False) for example in picked], self._fill
-            )
-            found = self.model.language_model.log_likelihood(
-                self._prompt(picked), target_ids.to(self.device), target_mask.to(self.device)
-            )
-            for i, total, tokens in zip(rows, found.sum(dim=1).tolist(), target_mask.sum(dim=1).tolist(), strict=True):
-                scores[i] = Score(total, tokens)
-            progress(done := done + len(rows), len(examples))
+        for batch in self._by_length([examples[row[0]] for row in rows]):
+            picked = [rows[i] for i in batch]
+            targets = [
+                self._targets([examples[row[turn]].target if turn < len(row) else "" for row in picked])
+                for turn in range(max(map(len, picked)))
+            ]
+            prompt = self._prompt([examples[row[0]] for row in picked])
+            found = self.model.language_model.log_likelihoods(prompt, targets)
+            for turn, (values, (_, mask)) in enumerate(zip(found, targets, strict=True)):
+                for row, total, tokens in zip(picked, values.sum(1).tolist(), mask.sum(1).tolist(), strict=True):
+                    if turn < len(row):
+                        scores[row[turn]] = Score(total, tokens)
+            progress(done := done + sum(map(len, picked)), len(examples))
         return scores
 
     def score(self, prompt: str, choices: Sequence[str]) -> list[float]:
@@ -178,6 +184,11 @@ class BridgedGenerator:
     @property
     def _fill(self) -> int:
         return int(self.tokenizer.pad_token_id)
+
+    def _targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        rows = [self.collate.target_ids(text, end=False) if text else [] for text in texts]
+        ids, mask = pad(rows, self._fill, left=False)
+        return ids.to(self.device), mask.to(self.device)
 
     def _prompt(self, examples: Sequence[Example]) -> Embeddings:
         batch = self.collate([Example(source=e.source, instruction=e.instruction) for e in examples])

@@ -6,6 +6,7 @@ sentence to be repeated. Knows nothing of encoders and bridges.
 """
 
 import functools
+import hashlib
 import itertools
 import json
 import random
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -96,7 +98,7 @@ def synthesize(
     """
     writer = _Writer(model, tokenizer, template, settings, openers or Openers.read())
     partial = out.with_name(out.name + ".partial")
-    records, first_batch = _resume(partial, settings)
+    records, first_batch = _resume(partial, writer.fingerprint())
     seen = exclude | {normalised(record["source"]) for record in records}
     seen_now = set(seen)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +125,9 @@ def synthesize(
     return min(len(records), settings.n)
 
 
-def _resume(partial: Path, settings: Synthesis) -> tuple[list[dict[str, str]], int]:
+def _resume(partial: Path, fingerprint: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
     """Read finished batches back; the last one may be incomplete and is made again."""
-    same = {name: value for name, value in asdict(settings).items() if name != "n"}  # more records may be asked for
-    header = json.dumps({"settings": same}) + "\n"
+    header = json.dumps({"settings": fingerprint}) + "\n"
     if not partial.exists():
         partial.parent.mkdir(parents=True, exist_ok=True)
         write_text(partial, header)
@@ -154,8 +155,22 @@ class _Writer:
         openers: Openers,
     ) -> None:
         self.model, self.tokenizer, self.settings, self.openers = model.eval(), tokenizer, settings, openers
-        self.before, self.after = template.before, template.after
+        self.template = template
+        usual = tokenizer("").input_ids  # what the tokenizer puts in front of every text
+        begins = usual[:1] == [tokenizer.bos_token_id] and not template.before.startswith(str(tokenizer.bos_token))
+        self.before = (str(tokenizer.bos_token) if begins else "") + template.before
+        self.after = template.after
         self.end = template.after.split("\n")[0] or "\n\n"  # where the LM's writing of a prompt is over
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that decides what is written, but for `n`: more records may be asked for later."""
+        openers = json.dumps(asdict(self.openers)).encode()
+        return {
+            **{name: value for name, value in asdict(self.settings).items() if name != "n"},
+            "lm": str(self.model.config.name_or_path),
+            "template": self.template.text,
+            "openers": hashlib.sha256(openers).hexdigest()[:16],
+        }
 
     def batch(self, number: int, seen: set[str]) -> Iterator[dict[str, str]]:
         """Yield the good records of batch `number`, which depends on nothing but seed, number and `seen`."""
@@ -212,7 +227,7 @@ class _Writer:
         config = GenerationConfig(
             max_new_tokens=tokens,
             do_sample=sample,
-            eos_token_id=sorted(set(stops)),
+            eos_token_id=sorted({stop for stop in stops if stop is not None}),
             pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
             **how,
         )

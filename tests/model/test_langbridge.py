@@ -73,6 +73,19 @@ def test_padding_changes_no_loss(tiny: LangBridge) -> None:
             assert row[-alone.shape[1] :].tolist() == pytest.approx(alone[0].tolist(), abs=2e-5)
 
 
+def test_targets_that_share_a_prompt_score_the_same(tiny: LangBridge) -> None:
+    """Reading the prompt once and going on from its cache equals reading it again for each target."""
+    from langbridge.data.collate import pad
+
+    prompt = tiny.prompt(tiny.collate([Example(source=prompt) for prompt in PROMPTS]))
+    rows = [[tiny.collate.target_ids(text) for text in order] for order in (TARGETS, TARGETS[::-1])]
+    with torch.no_grad():
+        shared = tiny.language_model.log_likelihoods(prompt, [pad(row, 0, left=False) for row in rows])
+        for found, row in zip(shared, rows, strict=True):
+            alone = tiny.language_model.log_likelihood(prompt, *pad(row, 0))
+            assert found.sum(dim=1).tolist() == pytest.approx(alone.sum(dim=1).tolist(), abs=5e-5)
+
+
 def test_instructions_of_different_length_share_a_batch(tiny: LangBridge) -> None:
     mixed = [Example(source="hi", target="yes", instruction=text) for text in ("", "repeat: ", "say it again: ")]
     with torch.no_grad():

@@ -1,6 +1,8 @@
 """The frozen causal LM: embed, log-likelihood, loss, extend. Any `transformers` causal LM; nothing per family."""
 
+import copy
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,11 +71,29 @@ class LanguageModel(nn.Module):
         length = target_ids.shape[1]
         whole = join(prompt, self.embed(target_ids, target_mask))
         logits = self._logits(whole, keep=length + 1)[:, :-1]  # position i predicts token i + 1
-        labels = target_ids.masked_fill(target_mask == 0, IGNORE)
-        flat = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        return -flat.view_as(target_ids)
+        return _picked(logits, target_ids, target_mask)
+
+    def log_likelihoods(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Return what `log_likelihood` gives for each (ids, mask) of `targets`, reading the prompt only once.
+
+        Here targets are padded on the right, as they follow the prompt's cache; (batch, target) each.
+        """
+        extra: dict[str, Any] = {"logits_to_keep": 1} if self.cuts_logits else {}
+        positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
+        read = self._run(prompt.vectors, prompt.mask, positions, use_cache=True, **extra)
+        found = []
+        for ids, mask in targets:
+            start = prompt.mask.sum(dim=1, keepdim=True)
+            said = self._run(
+                self.embed(ids, mask).vectors,
+                torch.cat([prompt.mask, mask], dim=1),
+                start + torch.arange(ids.shape[1], device=ids.device),
+                past_key_values=copy.deepcopy(read.past_key_values),  # the LM writes into the cache it is given
+                use_cache=True,
+            )
+            logits = torch.cat([read.logits[:, -1:], said.logits[:, :-1]], dim=1)  # position i predicts token i + 1
+            found.append(_picked(logits, ids, mask))
+        return found
 
     def loss(self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor) -> Tensor:
         """Return the mean negative log-likelihood per target token: a scalar, nats."""
@@ -81,12 +101,14 @@ class LanguageModel(nn.Module):
 
     def _logits(self, whole: Embeddings, keep: int) -> Tensor:
         extra: dict[str, Any] = {"logits_to_keep": keep} if self.cuts_logits else {}
-        if self.takes_positions:
-            # counted from the mask: left padding must not shift positions
-            extra["position_ids"] = (whole.mask.cumsum(dim=1) - 1).clamp(min=0)
-        output = self.model(inputs_embeds=whole.vectors, attention_mask=whole.mask, use_cache=False, **extra)
-        logits: Tensor = output.logits
+        positions = (whole.mask.cumsum(dim=1) - 1).clamp(min=0)  # left padding must not shift positions
+        logits: Tensor = self._run(whole.vectors, whole.mask, positions, use_cache=False, **extra).logits
         return logits[:, -keep:]
+
+    def _run(self, vectors: Tensor, mask: Tensor, positions: Tensor, **arguments: Any) -> Any:
+        if self.takes_positions:
+            arguments["position_ids"] = positions
+        return self.model(inputs_embeds=vectors, attention_mask=mask, **arguments)
 
     @torch.inference_mode()
     def extend(self, prompt: Embeddings, config: GenerationConfig, **arguments: Any) -> Tensor:
@@ -95,3 +117,12 @@ class LanguageModel(nn.Module):
             inputs_embeds=prompt.vectors, attention_mask=prompt.mask, generation_config=config, **arguments
         )
         return new
+
+
+def _picked(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the log-probability of each id under its row of logits: (batch, target), fp32, 0 at padding."""
+    labels = ids.masked_fill(mask == 0, IGNORE)
+    flat = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none"
+    )
+    return -flat.view_as(ids)

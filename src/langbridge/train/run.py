@@ -60,7 +60,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
     with _quiet():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
-        model.results |= validate(model.to("cpu"), validation)
+        latest = trainer.validator.latest
+        fresh = latest is not None and latest[0] == recipe.training.steps
+        model.results |= latest[1] if latest is not None and fresh else validate(model, validation)
         model.results["minutes"] = round((time.monotonic() - started) / 60, 1)
         model.save_pretrained(out)
     return model
@@ -141,12 +143,15 @@ class _Validation(TrainerCallback):
     def __init__(self, model: LangBridge, validation: Sequence[Example], every: int) -> None:
         self.model, self.validation, self.every = model, validation, every
         self.trainer: BridgeTrainer | None = None
+        self.latest: tuple[int, dict[str, float]] | None = None
+        """(step, what was found)."""
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Log a validation; the random state of training is left as it was."""
         if state.is_world_process_zero and state.global_step % self.every == 0 and self.trainer is not None:
             with torch.random.fork_rng():
-                self.trainer.log(validate(self.model, self.validation))
+                self.latest = state.global_step, validate(self.model, self.validation)
+            self.trainer.log(dict(self.latest[1]))
 
 
 def _trainer(model: LangBridge, training: Sequence[Example], validation: Sequence[Example], out: Path) -> BridgeTrainer:
@@ -183,7 +188,7 @@ def _trainer(model: LangBridge, training: Sequence[Example], validation: Sequenc
         train_dataset=Examples(training, model.recipe.data, settings.seed),
         callbacks=[Metrics(out / "metrics.jsonl"), Bar(lambda: counter.tokens), validator],
     )
-    validator.trainer = trainer
+    validator.trainer, trainer.validator = trainer, validator
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
