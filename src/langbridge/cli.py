@@ -131,6 +131,7 @@ def evaluate(
     from langbridge.evaluate.facts import evaluate_facts, read_facts
     from langbridge.evaluate.report import print_table
     from langbridge.evaluate.result import write_result
+    from langbridge.evaluate.rows import Rows, fingerprint
     from langbridge.evaluate.transfer import evaluate_transfer
     from langbridge.generate import BridgedGenerator, PlainGenerator
 
@@ -138,19 +139,21 @@ def evaluate(
     if task == "transfer":
         parallel = read_parallel(data).choose(codes, limit)
         generator = _load(run, batch_size=batch_size)
+        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], task=task, limit=limit, render=render))
         with ProgressBar(task) as bar:
-            result = evaluate_transfer(generator, parallel, limit=limit, render=render, progress=bar.move_to)
+            result = evaluate_transfer(generator, parallel, limit=limit, render=render, rows=rows, progress=bar.move_to)
     elif task == "facts":
-        read_facts(codes, limit)  # complain before the models are loaded
+        rows = Rows(out, fingerprint(run, read_facts(codes, limit), task=task))  # complains before models are loaded
         model = _load(run, batch_size=batch_size).model
         bridged, plain = BridgedGenerator(model, batch_size=batch_size), PlainGenerator(model, batch_size=batch_size)
         with ProgressBar(task) as bar:
-            result = evaluate_facts(bridged, plain, codes, limit=limit, progress=bar.move_to)
+            result = evaluate_facts(bridged, plain, codes, limit=limit, rows=rows, progress=bar.move_to)
     else:
         raise DataError(f"no task named {task!r}; known: transfer, facts.")
     print_table(result)
     if out is not None:
         write_result(result, run, out)
+        rows.close()
 
 
 @app.command()

@@ -13,6 +13,7 @@ from langbridge.errors import DataError
 from langbridge.evaluate.facts import evaluate_facts, is_right, read_facts
 from langbridge.evaluate.report import print_answers, print_table, write_report
 from langbridge.evaluate.result import read_result
+from langbridge.evaluate.rows import Rows
 from langbridge.evaluate.statistics import mean_interval, paired_p_value
 from langbridge.evaluate.transfer import evaluate_transfer
 from langbridge.generate import Sampling, Score
@@ -59,6 +60,28 @@ def test_nothing_understood_is_zero() -> None:
     result = evaluate_transfer(Knows(dict(zip(ENGLISH, ENGLISH, strict=True))), DATA, render=0)
     assert result["median_transfer_ratio"] == 0.0
     assert "chrf" not in result["languages"]["aaa"]
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
+    """The second run computes only what is missing, and other settings start anew."""
+    known = dict(zip(ENGLISH, ENGLISH, strict=True)) | dict(zip(DATA.sources["aaa"], ENGLISH, strict=True))
+    out = tmp_path / "result.json"
+
+    def stop_at_second(language: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_transfer(Knows(known), DATA, rows=Rows(out, {"a": 1}), progress=stop_at_second)
+    rows = Rows(out, {"a": 1})
+    assert list(rows) == ["aaa"]
+    assert list(Rows(out, {"a": 2})) == []
+    nothing = Knows(dict(zip(ENGLISH, ENGLISH, strict=True)))
+    result = evaluate_transfer(nothing, DATA, rows=rows)
+    assert result["languages"]["aaa"]["transfer_ratio"] == 1.0  # kept
+    assert result["languages"]["bbb"]["transfer_ratio"] == 0.0
+    rows.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_line_aligned_folders(tmp_path: Path) -> None:

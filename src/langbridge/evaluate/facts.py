@@ -13,6 +13,7 @@ import numpy as np
 
 from langbridge.data.examples import assets
 from langbridge.errors import DataError
+from langbridge.evaluate.rows import Rows
 from langbridge.evaluate.statistics import mean_interval, paired_p_value
 from langbridge.generate import Sampling, TextGenerator
 from langbridge.languages import PIVOT, code_of, script_of
@@ -46,13 +47,16 @@ def evaluate_facts(
     languages: Sequence[str] = (),
     *,
     limit: int | None = None,
+    rows: Rows | None = None,
     progress: Callable[[str, int, int], None] = lambda language, done, total: None,
 ) -> dict[str, Any]:
     """Return the task's result: accuracy of both per language, intervals, p value, and every question with answers."""
     questions, accepted = read_facts(languages, limit)
-    rows: dict[str, dict[str, Any]] = {}
+    rows = Rows() if rows is None else rows
     for number, (language, asked) in enumerate(questions.items()):
         progress(language, number, len(questions))
+        if language in rows:
+            continue
         outputs = {"bridged": bridged.generate(asked, SAMPLING), "plain": plain.generate(asked, SAMPLING)}
         right = {
             name: np.array([float(is_right(o, a)) for o, a in zip(answers, accepted, strict=True)])
@@ -73,7 +77,7 @@ def evaluate_facts(
             ],
         }
     progress("", len(questions), len(questions))
-    return {"task": "facts", "data": "sanity", "languages": rows, **_summary(rows)}
+    return {"task": "facts", "data": "sanity", "languages": dict(rows), **_summary(rows)}
 
 
 def _summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sacrebleu
 from numpy.typing import NDArray
 
 from langbridge.data.parallel import Parallel
+from langbridge.evaluate.rows import Rows
 from langbridge.evaluate.statistics import interval
 from langbridge.generate import Sampling, TextGenerator
 from langbridge.languages import PIVOT
@@ -27,19 +28,23 @@ def evaluate_transfer(
     *,
     limit: int | None = None,
     render: int | None = None,
+    rows: Rows | None = None,
     progress: Callable[[str, int, int], None] = lambda language, done, total: None,
 ) -> dict[str, Any]:
     """Return the task's result: per language nll, mismatch, transfer ratio with its 95% interval, and chrF.
 
     `render`: sentences per language whose greedy English rendering is compared by chrF (None: all, 0: none).
+    `rows`: languages that are done already, and where to keep the others.
     """
+    rows = Rows() if rows is None else rows
     pivot_sentences = data.pivot_sample(limit)
     languages = list(data.sources)
     progress(PIVOT, 0, len(languages) + 1)
     pivot = compare(generator, pivot_sentences, pivot_sentences)
-    rows: dict[str, dict[str, Any]] = {}
     for number, language in enumerate(languages, start=1):
         progress(language, number, len(languages) + 1)
+        if language in rows:
+            continue
         sources, references = data.sources[language], data.references(language)
         found = compare(generator, sources, references)
         rows[language] = {
@@ -61,7 +66,7 @@ def evaluate_transfer(
             "nll": round(pivot.nll, 4),
             "mismatch": round(pivot.mismatch, 4),
         },
-        "languages": rows,
+        "languages": {language: rows[language] for language in languages},
         "median_transfer_ratio": round(float(np.median(ratios)), 4),
         "macro_average": {
             name: round(float(np.mean([row[name] for row in rows.values()])), 4)
