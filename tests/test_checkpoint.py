@@ -76,3 +76,28 @@ def test_a_model_card_tells_how_to_use_it(run: Path) -> None:
     card = (run / "README.md").read_text()
     assert "langbridge.load" in card
     assert "English alone" in card
+
+
+def test_push_to_hub_uploads_the_run_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client is replaced by one that keeps what it is given; what it got is a run folder again."""
+    import shutil
+
+    import huggingface_hub
+
+    class Hub:
+        def __init__(self, token: str | None = None) -> None:
+            self.folder = run.parent / "hub"
+
+        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+            assert repo_id == "me/bridge"
+            assert exist_ok
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+            shutil.copytree(folder_path, self.folder)
+            return "done"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    model = LangBridge.from_pretrained(run)
+    assert model.push_to_hub("me/bridge") == "done"
+    again = LangBridge.from_pretrained(run.parent / "hub")
+    assert torch.equal(again.bridge.linear.weight, model.bridge.linear.weight)
