@@ -35,9 +35,17 @@ def test_converted_encoder_reads_languages_alike() -> None:
     assert other < 0.85
 
 
-def test_the_shipped_bridge_answers_in_swahili(bridged: BridgedGenerator) -> None:
-    answer = bridged.generate(["Mji mkuu wa Ufaransa ni upi?"], Sampling(max_new_tokens=24))[0]
-    assert "Paris" in answer
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("ఫ్రాన్స్ రాజధాని ఏది?", "Paris"),
+        ("რომელია საფრანგეთის დედაქალაქი?", "Paris"),
+        ("Was ist die Hauptstadt von Japan?", "Tokyo"),
+    ],
+)
+def test_the_shipped_bridge_answers(bridged: BridgedGenerator, question: str, answer: str) -> None:
+    """Telugu, Georgian and German in, English out; the LM alone answers none of the first two."""
+    assert answer in bridged.generate([question], Sampling(max_new_tokens=24))[0]
 
 
 def test_alone_and_together_are_the_same(bridged: BridgedGenerator) -> None:

@@ -3,7 +3,7 @@
 import langbridge
 
 model = langbridge.load("embedded")
-model.generate(["Mji mkuu wa Ufaransa ni upi?"])
+model.generate(["რომელია საფრანგეთის დედაქალაქი?"])
 """
 
 import importlib

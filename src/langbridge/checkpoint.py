@@ -257,7 +257,7 @@ def model_card(model: LangBridge) -> str:
         f"A {recipe.bridge.kind} bridge of {count:,} weights, trained on English alone (`{recipe.data.train}`),\n"
         "lets the frozen language model read every language of the encoder. The two models are not in this folder.\n\n"
         '```python\nimport langbridge\n\nmodel = langbridge.load("this folder or its hub id")\n'
-        'print(model.generate(["Mji mkuu wa Ufaransa ni upi?"]))\n```\n\n'
+        'print(model.generate(["რომელია საფრანგეთის დედაქალაქი?"]))\n```\n\n'
         f"Prompt template: `{json.dumps(model.template.text)}`\n\n"
         f"| measured while training | |\n|---|---|\n{results}\n\n"
         "Limits: it answers in the language model's language, knows what that model knows, and languages that the\n"
