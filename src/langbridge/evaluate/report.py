@@ -67,11 +67,9 @@ def print_table(result: Result) -> None:
         four = (f"{row['bridged']:.0%}", f"{low:.0%} to {high:.0%}", f"{row['plain']:.0%}", f"{row['p_value']:.3f}")
         table.add_row(name_of(language), *four)
     console.print(table)
-    for name, label in (("macro_average", "languages but English"), ("other_scripts", "those in another script")):
+    for name, label in (("macro_average", "the languages but English"), ("other_scripts", "those in another script")):
         if result[name]["bridged"] is not None:
-            console.print(
-                f"mean of the {label}: bridge {result[name]['bridged']:.1%}, plain {result[name]['plain']:.1%}"
-            )
+            console.print(f"mean of {label}: bridge {result[name]['bridged']:.1%}, plain {result[name]['plain']:.1%}")
     console.print(f"plain LM in English: {result['plain_english']:.1%}")
 
 
