@@ -140,3 +140,19 @@ def test_soft_prompt_ends_with_the_boundary(tiny: LangBridge) -> None:
         soft = tiny.soft_prompt(batch.encoder_ids, batch.encoder_mask)
     assert torch.equal(soft.vectors[:, -1], tiny.bridge.boundary.detach().expand(3, -1))
     assert soft.mask.sum(dim=1).tolist() == [len(prompt) + 3 for prompt in PROMPTS]  # <s>, </s>, boundary
+
+
+def test_half_precision_models_meet_an_fp32_bridge(tiny: LangBridge) -> None:
+    """A bfloat16 LM refused the fp32 soft prompt: the bridge stays fp32 and speaks each neighbour's type."""
+    from transformers import GenerationConfig
+
+    exact = tiny(tiny.collate(examples())).item()
+    tiny.encoder.bfloat16()
+    tiny.language_model.bfloat16()
+    loss = tiny(tiny.collate(examples()))
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, rel=0.1)
+    assert tiny.bridge.linear.weight.grad is not None
+    assert tiny.bridge.linear.weight.grad.dtype == torch.float32
+    config = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=2)
+    assert tiny.generate(tiny.collate([Example(source="hi")]), config).shape[0] == 1

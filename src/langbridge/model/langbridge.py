@@ -50,8 +50,9 @@ class LangBridge(nn.Module):
     def soft_prompt(self, encoder_ids: Tensor, encoder_mask: Tensor) -> Embeddings:
         """Return what the LM gets in place of word embeddings: (batch, source + 1, lm_dim)."""
         states = self.encoder(encoder_ids, encoder_mask)  # (batch, source, encoder_dim)
-        soft_prompt: Embeddings = self.bridge(states, encoder_mask)  # (batch, source + 1, lm_dim)
-        return soft_prompt
+        # the bridge computes in its own type (fp32 while it learns), whatever the frozen models were loaded in
+        soft = self.bridge(states.to(self.bridge.boundary.dtype), encoder_mask)  # (batch, source + 1, lm_dim)
+        return Embeddings(soft.vectors.to(self.language_model.vectors.dtype), soft.mask)
 
     def prompt(self, batch: Batch) -> Embeddings:
         """Return the soft prompt among the LM's own tokens, padded on the left."""
