@@ -99,8 +99,7 @@ def synthesize(
     writer = _Writer(model, tokenizer, template, settings, openers or Openers.read())
     partial = out.with_name(out.name + ".partial")
     records, first_batch = _resume(partial, writer.fingerprint())
-    seen = exclude | {normalised(record["source"]) for record in records}
-    seen_now = set(seen)
+    seen = {*exclude, *(normalised(record["source"]) for record in records)}
     partial.parent.mkdir(parents=True, exist_ok=True)
     barren = 0
     with partial.open("a", encoding="utf-8") as file:
@@ -108,7 +107,7 @@ def synthesize(
             progress(len(records), settings.n)
             if len(records) >= settings.n:
                 break
-            new = list(writer.batch(batch, seen_now))
+            new = list(writer.batch(batch, seen))
             records += new
             barren = 0 if new else barren + 1
             if barren >= PATIENCE:

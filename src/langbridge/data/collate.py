@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from langbridge.data.examples import Example
+from langbridge.data.examples import Example, has_lone_surrogate
 from langbridge.errors import PromptError
 from langbridge.model.langbridge import Batch
 from langbridge.prompt import PromptTemplate
@@ -55,7 +55,7 @@ class Collator:
         """Return the encoder's tokens of one text, its special tokens included."""
         if not text.strip():
             raise PromptError("the prompt is empty: give some text.")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+        if has_lone_surrogate(text):
             raise PromptError(f"the prompt holds half a character (a lone surrogate): {text[:60]!a}.")
         ids = list(self.encoder_tokenizer(self.prefix + text, verbose=False).input_ids)
         if len(ids) > self.longest_source:

@@ -50,6 +50,11 @@ def read_examples(name: str) -> list[Example]:
     return examples
 
 
+def has_lone_surrogate(text: str) -> bool:
+    """Tell whether text holds half a character, which no tokenizer takes; broken JSON escapes make such text."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _example(line: str, path: Path, number: int) -> Example:
     where = f"{path}, line {number}"
     try:
@@ -64,6 +69,6 @@ def _example(line: str, path: Path, number: int) -> Example:
     for field, value in record.items():
         if not isinstance(value, str) or (field != "instruction" and not value.strip()):
             raise DataError(f"{where}: {field} must be text that is not empty, found {value!r}.")
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
+        if has_lone_surrogate(value):
             raise DataError(f"{where}: {field} holds half a character (a lone surrogate): {value!a}.")
     return Example(**record)

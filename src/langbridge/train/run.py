@@ -51,7 +51,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
         seconds = time.monotonic() - began
         console.print(f"warm start: R2 {found.explained_variance:.3f} on {found.tokens:,} tokens in {seconds:.0f} s")
         model.results["warm start R2"] = round(found.explained_variance, 3)
-    trainer = _trainer(model, training, validation, out)
+    validator = _Validation(model, validation, recipe.training.evaluate_every)
+    trainer = _trainer(model, training, out, validator)
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
         for callback in trainer.callback_handler.callbacks:
@@ -60,9 +61,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
     with _quiet():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
-        latest = trainer.validator.latest
-        fresh = latest is not None and latest[0] == recipe.training.steps
-        model.results |= latest[1] if latest is not None and fresh else validate(model, validation)
+        step, latest = validator.latest
+        model.results |= latest if step == recipe.training.steps else validate(model, validation)
         model.results["minutes"] = round((time.monotonic() - started) / 60, 1)
         model.save_pretrained(out)
     return model
@@ -143,7 +143,7 @@ class _Validation(TrainerCallback):
     def __init__(self, model: LangBridge, validation: Sequence[Example], every: int) -> None:
         self.model, self.validation, self.every = model, validation, every
         self.trainer: BridgeTrainer | None = None
-        self.latest: tuple[int, dict[str, float]] | None = None
+        self.latest: tuple[int, dict[str, float]] = (0, {})
         """(step, what was found)."""
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
@@ -154,7 +154,7 @@ class _Validation(TrainerCallback):
             self.trainer.log(dict(self.latest[1]))
 
 
-def _trainer(model: LangBridge, training: Sequence[Example], validation: Sequence[Example], out: Path) -> BridgeTrainer:
+def _trainer(model: LangBridge, training: Sequence[Example], out: Path, validator: _Validation) -> BridgeTrainer:
     settings = model.recipe.training
     arguments = TrainingArguments(
         output_dir=str(out),
@@ -180,7 +180,6 @@ def _trainer(model: LangBridge, training: Sequence[Example], validation: Sequenc
         include_num_input_tokens_seen="no",
     )
     counter = ToBatch(model.collate)
-    validator = _Validation(model, validation, settings.evaluate_every)
     trainer = BridgeTrainer(
         model=model,
         args=arguments,
@@ -188,7 +187,7 @@ def _trainer(model: LangBridge, training: Sequence[Example], validation: Sequenc
         train_dataset=Examples(training, model.recipe.data, settings.seed),
         callbacks=[Metrics(out / "metrics.jsonl"), Bar(lambda: counter.tokens), validator],
     )
-    validator.trainer, trainer.validator = trainer, validator
+    validator.trainer = trainer
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer

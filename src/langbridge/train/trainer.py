@@ -19,9 +19,6 @@ class BridgeTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole accumulated batch
 
-    validator: Any = None
-    """The callback that validates, for its latest result."""
-
     @property
     def bridge_model(self) -> LangBridge:
         """The model without the wrappers of distributed training."""
