@@ -133,8 +133,8 @@ class TrainingConfig:
     clip: float = 1.0
     """Largest gradient norm."""
     seed: int = 42
-    bf16: bool = False
-    """bfloat16 autocast, for GPUs."""
+    precision: str = "auto"
+    """fp32, bf16 (autocast), or auto: bf16 on a GPU that has it; on a CPU what a short measurement favours."""
     save_every: int = 50
     """Steps between checkpoints."""
     evaluate_every: int = 50
@@ -152,6 +152,8 @@ class TrainingConfig:
             f"training.batch_size {self.batch_size} is not a multiple of training.accumulate {self.accumulate}",
         )
         _need(self.learning_rate > 0, f"training.learning_rate must be positive, got {self.learning_rate}")
+        known = ("auto", "fp32", "bf16")
+        _need(self.precision in known, f"training.precision {self.precision!r} is not one of {', '.join(known)}")
         _need(0 <= self.warmup < 1, f"training.warmup must lie in [0, 1), got {self.warmup}")
         _need(self.clip > 0, f"training.clip must be positive, got {self.clip}")
 
@@ -186,6 +188,10 @@ class Recipe:
         """Build a recipe from nested dicts; raises ConfigError with the place."""
         recipe: Recipe = _build(cls, fields, where, "")
         return recipe
+
+    def with_training(self, **changes: Any) -> "Recipe":
+        """Return the recipe with some training settings replaced."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, **changes))
 
     def write(self, path: Path) -> None:
         """Write the whole recipe, defaults included, as YAML."""

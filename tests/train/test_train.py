@@ -30,6 +30,7 @@ def recipe(saved: dict[str, Path], data: Path, **training: object) -> Recipe:
         "warm_start": {"sentences": 10},
         "training": {"steps": 6, "batch_size": 4, "save_every": 2, "evaluate_every": 3, "learning_rate": 0.01},
     }
+    training = {"precision": "fp32"} | training
     fields["training"] |= training  # type: ignore[operator]
     return Recipe.of(fields, "test")
 

@@ -68,10 +68,12 @@ class LanguageModel(nn.Module):
 
         `target_ids` is padded on the left, so that after `join` the targets are the last columns.
         """
-        length = target_ids.shape[1]
         whole = join(prompt, self.embed(target_ids, target_mask))
-        logits = self._logits(whole, keep=length + 1)[:, :-1]  # position i predicts token i + 1
-        return _picked(logits, target_ids, target_mask)
+        rows, columns = target_mask.nonzero(as_tuple=True)
+        before = whole.mask.shape[1] - target_ids.shape[1] - 1  # position i predicts token i + 1
+        logits = self._logits_at(whole, rows, columns + before)  # (targets, vocabulary)
+        found = -nn.functional.cross_entropy(logits.float(), target_ids[rows, columns], reduction="none")
+        return found.new_zeros(target_ids.shape).index_put((rows, columns), found)
 
     def log_likelihoods(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Return what `log_likelihood` gives for each (ids, mask) of `targets`, reading the prompt only once.
@@ -99,11 +101,20 @@ class LanguageModel(nn.Module):
         """Return the mean negative log-likelihood per target token: a scalar, nats."""
         return -self.log_likelihood(prompt, target_ids, target_mask).sum() / target_mask.sum().clamp(min=1)
 
-    def _logits(self, whole: Embeddings, keep: int) -> Tensor:
-        extra: dict[str, Any] = {"logits_to_keep": keep} if self.cuts_logits else {}
+    def _logits_at(self, whole: Embeddings, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return logits at some positions only: (positions, vocabulary); nothing of the others is computed.
+
+        The LM's head is handed those positions alone, so that whatever a family does behind its head still happens.
+        """
         positions = (whole.mask.cumsum(dim=1) - 1).clamp(min=0)  # left padding must not shift positions
-        logits: Tensor = self._run(whole.vectors, whole.mask, positions, use_cache=False, **extra).logits
-        return logits[:, -keep:]
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda head, inputs: (inputs[0][rows, columns], *inputs[1:])
+        )
+        try:
+            logits: Tensor = self._run(whole.vectors, whole.mask, positions, use_cache=False).logits
+        finally:
+            hook.remove()
+        return logits
 
     def _run(self, vectors: Tensor, mask: Tensor, positions: Tensor, **arguments: Any) -> Any:
         if self.takes_positions:
