@@ -23,6 +23,7 @@ LEVELS = [
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 ALLOWED = {
+    ("config", "config"),
     ("pretrained", "pretrained"),
     ("model", "model"),
     ("data", "data"),

@@ -1,0 +1,126 @@
+"""The recipe of a run: sections, read from YAML, overridden by `--set a.b=c`, checked, written."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from langbridge.config.sections import (
+    BridgeConfig,
+    DataConfig,
+    EncoderConfig,
+    PretrainedConfig,
+    PromptConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
+from langbridge.errors import ConfigError
+from langbridge.files import write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that makes a run what it is."""
+
+    encoder: EncoderConfig
+    language_model: PretrainedConfig
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @classmethod
+    def read(cls, path: Path, overrides: typing.Sequence[str] = ()) -> "Recipe":
+        """Read a YAML recipe and apply `a.b=c` overrides; raises ConfigError."""
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such recipe.")
+        try:
+            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+            for override in overrides:
+                _override(fields, override)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} or an override is not YAML: {error}") from error
+        return cls.of(fields, str(path))
+
+    @classmethod
+    def of(cls, fields: Any, where: str) -> "Recipe":
+        """Build a recipe from nested dicts; raises ConfigError with the place."""
+        recipe: Recipe = _build(cls, fields, where, "")
+        return recipe
+
+    def with_training(self, **changes: Any) -> "Recipe":
+        """Return the recipe with some training settings replaced."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, **changes))
+
+    def write(self, path: Path) -> None:
+        """Write the whole recipe, defaults included, as YAML."""
+        fields = dataclasses.asdict(self)
+        fields["training"]["report_to"] = list(self.training.report_to)
+        write_text(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
+
+
+def _override(fields: Any, override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals or not isinstance(fields, dict):
+        raise ConfigError(f"--set {override}: wanted section.field=value")
+    *sections, last = name.strip().split(".")
+    for section in sections:
+        fields = fields.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+    parsed = yaml.safe_load(value)
+    fields[last] = float(value) if isinstance(parsed, str) and _is_number(value) else parsed  # YAML reads 1e-3 as text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _build(kind: Any, fields: Any, where: str, place: str) -> Any:
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{where}: {place or 'a recipe'} must be a mapping, found {fields!r}")
+    hints = typing.get_type_hints(kind)
+    for name in fields:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
+            raise ConfigError(f"{where}: unknown field {place}{name}; {advice}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in fields and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: {place}{missing[0]} is missing")
+    try:
+        return kind(**{name: _value(hints[name], value, where, f"{place}{name}") for name, value in fields.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from error
+
+
+def _value(hint: Any, value: Any, where: str, place: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where, place + ".")
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise ConfigError(f"{where}: {place} must be a list of names, found {value!r}")
+    wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in wanted and isinstance(value, str) and _is_number(value):
+        return float(value)  # YAML reads 1e-3 as text
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        names = " or ".join("null" if w is type(None) else w.__name__ for w in wanted)
+        raise ConfigError(f"{where}: {place} must be {names}, found {value!r}")
+    return value
