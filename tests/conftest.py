@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from langbridge.checkpoint import LangBridge
-from langbridge.config import EncoderConfig, PretrainedConfig, PromptConfig, Recipe
+from langbridge.config import BridgeConfig, EncoderConfig, PretrainedConfig, PromptConfig, Recipe
 from langbridge.model import Encoder, LanguageModel
 from langbridge.pretrained import PREFIX, home, quiet
 
@@ -83,7 +83,9 @@ ENCODERS: dict[str, Callable[[], PreTrainedModel]] = {"mt5": mt5, "bert": bert}
 LANGUAGE_MODELS: dict[str, Callable[[], PreTrainedModel]] = {"llama": llama, "gpt2": gpt2, "qwen2": qwen2}
 
 
-def build(encoder: str = "bert", lm: str = "llama", template: str = TEMPLATE) -> LangBridge:
+def build(
+    encoder: str = "bert", lm: str = "llama", template: str = TEMPLATE, bridge: BridgeConfig | None = None
+) -> LangBridge:
     """A LangBridge of tiny random models, the same each time."""
     torch.manual_seed(0)
     reader, speaker = ENCODERS[encoder](), LANGUAGE_MODELS[lm]()
@@ -97,6 +99,7 @@ def build(encoder: str = "bert", lm: str = "llama", template: str = TEMPLATE) ->
         encoder=EncoderConfig(name="tiny-encoder"),
         language_model=PretrainedConfig(name="tiny-lm"),
         prompt=PromptConfig(template=template),
+        bridge=bridge or BridgeConfig(),
     )
     return LangBridge(
         Encoder(reader.eval()),

@@ -18,7 +18,10 @@ def read(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> Recipe:
 
 
 def test_written_is_read_back(tmp_path: Path) -> None:
-    recipe = read(tmp_path, MINIMAL, "training.report_to=[tensorboard]", "training.learning_rate=3e-4")
+    recipe = read(
+        tmp_path, MINIMAL, "training.report_to=[tensorboard]", "training.learning_rate=3e-4", "bridge.layers=[6, 12]"
+    )
+    assert recipe.bridge.layers == (6, 12)
     assert recipe.training.learning_rate == 3e-4
     recipe.write(tmp_path / "again.yaml")
     assert Recipe.read(tmp_path / "again.yaml") == recipe
@@ -36,7 +39,14 @@ def test_written_is_read_back(tmp_path: Path) -> None:
         (("training.batch_size=6", "training.accumulate=4"), "not a multiple"),
         (("encoder.dtype=int3",), "float32"),
         (("encoder.name.x=1",), "is a value"),
-        (("bridge.kind=golden",), "unknown; known: linear"),
+        (("bridge.kind=golden",), "unknown; known: linear, mlp, resampler"),
+        (("bridge.layers=[]",), "last, mix or a list"),
+        (("bridge.layers=first",), "last, mix or a list"),
+        (("bridge.layers=[last]",), "bridge.layers must be a list of int"),
+        (("bridge.layers=3",), "must be str or list, found 3"),
+        (("bridge.hidden_layers=3",), "must be 1 or 2"),
+        (("bridge.dropout=1",), "lie in"),
+        (("training.precision=fp8",), "auto, fp32, bf16"),
         (("data.shuffle_words=2",), "between 0 and 1"),
         (("warm_start.ridge=0",), "ridge must be positive"),
     ],

@@ -26,7 +26,7 @@ from langbridge.data.collate import Collator
 from langbridge.errors import CheckpointError, ConfigError
 from langbridge.files import replacing, write_text
 from langbridge.model import langbridge as core
-from langbridge.model.bridge import BRIDGES
+from langbridge.model.bridge import make_bridge
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
 from langbridge.pretrained import PREFIX, load_encoder, load_language_model, load_tokenizer, load_tokenizer_folder
@@ -56,7 +56,9 @@ class LangBridge(core.LangBridge):
         recipe: Recipe,
     ) -> None:
         scale = float(language_model.vectors.detach().float().std())
-        bridge = BRIDGES[recipe.bridge.kind](encoder.dim, language_model.dim, scale=scale)
+        encoder.read(recipe.bridge.layers)
+        mixed = len(encoder.layers) if recipe.bridge.layers == "mix" else 1
+        bridge = make_bridge(recipe.bridge, encoder.dim // mixed, language_model.dim, mixed=mixed, scale=scale)
         super().__init__(encoder, bridge, language_model)
         encoder.freeze()
         self.recipe = recipe

@@ -122,6 +122,27 @@ def test_warm_start_beats_a_random_one(saved: dict[str, Path], data: Path, tmp_p
     assert "warm start R2" not in cold.results
 
 
+@pytest.mark.parametrize("kind", ["mlp", "resampler"])
+@pytest.mark.parametrize("layers", ["last", "mix"])
+def test_other_bridges_train_save_load_and_resume(
+    saved: dict[str, Path], data: Path, tmp_path: Path, kind: str, layers: str
+) -> None:
+    fields = _fields(recipe(saved, data, steps=4, save_every=2, evaluate_every=4))
+    shape = {"kind": kind, "layers": layers, "latents": 4, "depth": 1, "heads": 2, "dropout": 0.1}
+    settings = Recipe.of({**fields, "bridge": shape}, "test")
+    model = train(settings, tmp_path / "run")
+    assert "warm start R2" in model.results
+    again = LangBridge.from_pretrained(tmp_path / "run").eval()
+    batch = model.eval().collate([Example(source="tea is", target="good")])
+    with torch.no_grad():
+        assert float(again(batch)) == float(model(batch))
+    (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").unlink()
+    for name in ("bridge.safetensors", "langbridge.json"):
+        (tmp_path / "run" / name).unlink()
+    resumed = train(settings, tmp_path / "run", resume=True)
+    assert all(torch.equal(v, resumed.trained()[name]) for name, v in model.trained().items())
+
+
 def _fields(settings: Recipe) -> dict[str, object]:
     import dataclasses
 

@@ -61,8 +61,14 @@ class Recipe:
     def write(self, path: Path) -> None:
         """Write the whole recipe, defaults included, as YAML."""
         fields = dataclasses.asdict(self)
-        fields["training"]["report_to"] = list(self.training.report_to)
-        write_text(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
+        write_text(path, yaml.safe_dump(_plain(fields), sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    """Return nested fields with lists for tuples, which YAML has no word for."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _override(fields: Any, override: str) -> None:
@@ -111,16 +117,19 @@ def _build(kind: Any, fields: Any, where: str, place: str) -> Any:
 def _value(hint: Any, value: Any, where: str, place: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where, place + ".")
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise ConfigError(f"{where}: {place} must be a list of names, found {value!r}")
     wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in wanted:
+        if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+            inner = typing.get_args(kind)[0]
+            if not all(isinstance(v, inner) and not isinstance(v, bool) for v in value):
+                raise ConfigError(f"{where}: {place} must be a list of {inner.__name__}, found {value!r}")
+            return tuple(value)
     if float in wanted and isinstance(value, str) and _is_number(value):
         return float(value)  # YAML reads 1e-3 as text
     if float in wanted and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        names = " or ".join("null" if w is type(None) else w.__name__ for w in wanted)
+    plain = tuple(typing.get_origin(kind) or kind for kind in wanted)
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in wanted):
+        names = " or ".join("null" if w is type(None) else "list" if w is tuple else w.__name__ for w in plain)
         raise ConfigError(f"{where}: {place} must be {names}, found {value!r}")
     return value

@@ -43,13 +43,39 @@ class EncoderConfig(PretrainedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeConfig:
-    """The bridge."""
+    """The bridge: what it reads of the encoder, and its shape."""
 
     kind: str = "linear"
-    """linear (the paper's choice)."""
+    """linear (the paper's choice), mlp, or resampler (a fixed number of vectors, however long the prompt)."""
+    layers: str | tuple[int, ...] = "last"
+    """Encoder layers it reads: last (paper), mix (a learned softmax over all), or numbers side by side, 0 = words."""
+    hidden_layers: int = 1
+    """mlp: hidden layers, 1 or 2."""
+    width: float = 4.0
+    """mlp: width of a hidden layer relative to the encoder's."""
+    latents: int = 32
+    """resampler: vectors it makes, the boundary not counted."""
+    depth: int = 2
+    """resampler: attention blocks."""
+    heads: int = 6
+    """resampler: attention heads; the encoder's width must be a multiple."""
+    dropout: float = 0.0
+    """resampler: dropout while training."""
+    output_norm: bool = False
+    """resampler: a LayerNorm behind its last layer."""
 
     def __post_init__(self) -> None:
-        _need(self.kind == "linear", f"bridge.kind {self.kind!r} is unknown; known: linear")
+        kinds = ("linear", "mlp", "resampler")
+        _need(self.kind in kinds, f"bridge.kind {self.kind!r} is unknown; known: {', '.join(kinds)}")
+        named = isinstance(self.layers, str)
+        _need(
+            self.layers in ("last", "mix") if named else bool(self.layers),
+            f"bridge.layers must be last, mix or a list of layer numbers, got {self.layers!r}",
+        )
+        _need(self.hidden_layers in (1, 2), f"bridge.hidden_layers must be 1 or 2, got {self.hidden_layers}")
+        for name in ("width", "latents", "depth", "heads"):
+            _need(getattr(self, name) > 0, f"bridge.{name} must be positive, got {getattr(self, name)}")
+        _need(0 <= self.dropout < 1, f"bridge.dropout must lie in [0, 1), got {self.dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,47 @@
-"""The multilingual encoder: token ids -> encoder states (its last layer)."""
+"""The multilingual encoder: token ids -> encoder states (its last layer, or several layers side by side)."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn, set_grad_enabled
 from transformers import PreTrainedModel
 
+from langbridge.errors import ConfigError
+
 
 class Encoder(nn.Module):
-    """Any encoder of `transformers` whose output has `last_hidden_state`."""
+    """Any encoder of `transformers` whose output has `last_hidden_state`; it reads its last layer unless told."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.layers: tuple[int, ...] = ()
+        """Hidden states to put side by side, 0 = word embeddings; empty = the last layer, as in the paper."""
+
+    def read(self, layers: Sequence[int] | str) -> None:
+        """Choose layers by number, `last` or `mix` (all); raises ConfigError for one that the encoder has not got."""
+        named = {"last": (), "mix": tuple(range(self.depth + 1))}
+        self.layers = named[layers] if isinstance(layers, str) else tuple(layers)
+        if wrong := [layer for layer in self.layers if not 0 <= layer <= self.depth]:
+            raise ConfigError(
+                f"bridge.layers has {wrong[0]}, but this encoder has layers 0 (word embeddings) to {self.depth}."
+            )
+
+    @property
+    def depth(self) -> int:
+        """Number of the last layer."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "num_hidden_layers", None) or config.encoder_layers)
+
+    @property
+    def width(self) -> int:
+        """Width of one layer's states."""
+        return int(self.model.config.get_text_config().hidden_size)
 
     @property
     def dim(self) -> int:
-        """Width of the encoder states."""
-        return int(self.model.config.get_text_config().hidden_size)
+        """Width of the encoder states: that of one layer times the number of layers."""
+        return self.width * max(1, len(self.layers))
 
     @property
     def learns(self) -> bool:
@@ -30,7 +57,11 @@ class Encoder(nn.Module):
         return super().train(mode and self.learns)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return encoder states (batch, source, encoder_dim) for ids and mask (batch, source)."""
+        """Return encoder states (batch, source, dim) for ids and mask (batch, source)."""
         with set_grad_enabled(self.learns and self.training):
-            states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return states
+            found = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=bool(self.layers))
+        last: Tensor = found.last_hidden_state
+        if not self.layers:
+            return last
+        every = [*found.hidden_states[: self.depth], last]  # some families norm only what they call last
+        return torch.cat([every[layer] for layer in self.layers], dim=-1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from langbridge.model.bridge import LinearBridge
+from langbridge.model.bridge import Bridge
 from langbridge.model.embeddings import Embeddings, join
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
@@ -40,7 +40,7 @@ class Batch:
 class LangBridge(nn.Module):
     """A frozen LM that reads what the encoder understood."""
 
-    def __init__(self, encoder: Encoder, bridge: LinearBridge, language_model: LanguageModel) -> None:
+    def __init__(self, encoder: Encoder, bridge: Bridge, language_model: LanguageModel) -> None:
         super().__init__()
         self.encoder = encoder
         self.bridge = bridge

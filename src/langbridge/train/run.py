@@ -19,10 +19,10 @@ from langbridge.data.parallel import sanity_set
 from langbridge.errors import CheckpointError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT
-from langbridge.model.warm_start import AlignedText, WarmStart, fit
 from langbridge.train.dataset import Examples, ToBatch, split
 from langbridge.train.precision import measure
 from langbridge.train.progress import Bar, Metrics
+from langbridge.train.start import start
 from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
 from langbridge.transfer import compare
 
@@ -47,12 +47,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
     console.print(f"{len(training):,} training records, {len(validation)} for validation{note}")
     recipe = model.recipe = with_precision(recipe, model, training)
     recipe.write(out / CONFIG)
-    if recipe.warm_start.enabled and checkpoint is None:
-        began = time.monotonic()
-        found = warm_start(model, training)
-        seconds = time.monotonic() - began
-        console.print(f"warm start: R2 {found.explained_variance:.3f} on {found.tokens:,} tokens in {seconds:.0f} s")
-        model.results["warm start R2"] = round(found.explained_variance, 3)
+    if checkpoint is None:
+        console.print(start(model, training))
     validator = _Validation(model, validation, recipe.training.evaluate_every)
     trainer = _trainer(model, training, out, validator)
     if checkpoint is not None:
@@ -106,35 +102,6 @@ def parameters(model: LangBridge) -> str:
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     return f"trainable: {learning:,} of {total:,} parameters ({learning / total:.2%})"
-
-
-@torch.no_grad()
-def warm_start(model: LangBridge, examples: Sequence[Example]) -> WarmStart:
-    """Fit the bridge in closed form on the sources of training examples."""
-    settings = model.recipe.warm_start
-    vectors = model.language_model.vectors.detach().float().cpu()
-    spaces = model.lm_tokenizer("\n", add_special_tokens=False).input_ids  # carries no content
-    filler = vectors[spaces].mean(dim=0) if spaces else vectors.mean(dim=0)
-    texts = list(dict.fromkeys(example.source for example in examples))[: settings.sentences]
-    return fit(model.bridge, _aligned(model, texts), vectors, filler, ridge=settings.ridge)
-
-
-def _aligned(model: LangBridge, texts: Sequence[str]) -> Iterator[AlignedText]:
-    collate, batch_size = model.collate, 32
-    for start in range(0, len(texts), batch_size):
-        part = sorted(texts[start : start + batch_size], key=len)
-        batch = collate([Example(source=text) for text in part])
-        states = model.encoder(batch.encoder_ids, batch.encoder_mask).float()
-        for text, row, mask in zip(part, states, batch.encoder_mask, strict=True):
-            whole = collate.prefix + text
-            encoded = model.encoder_tokenizer(whole, return_offsets_mapping=True)
-            spoken = model.lm_tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
-            yield AlignedText(
-                states=row[mask.bool()],
-                encoder_spans=encoded.offset_mapping,
-                lm_ids=torch.tensor(spoken.input_ids),
-                lm_spans=spoken.offset_mapping,
-            )
 
 
 def validate(model: LangBridge, validation: Sequence[Example]) -> dict[str, float]:
