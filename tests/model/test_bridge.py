@@ -9,7 +9,7 @@ from conftest import build
 from langbridge.config import BridgeConfig
 from langbridge.data import Example
 from langbridge.errors import ConfigError
-from langbridge.model.bridge import Bridge, LayerMix, ResamplerBridge, make_bridge
+from langbridge.model.bridge import Bridge, LayerMix, ResamplerBridge, make_bridge, thinned
 from langbridge.model.warm_start import LinearMap, imitate
 
 KINDS = {
@@ -93,6 +93,26 @@ def test_dropout_of_a_resampler_acts_while_training_only() -> None:
     assert not torch.equal(bridge(states, mask).vectors, bridge(states, mask).vectors)
     bridge.eval()
     assert torch.equal(bridge(states, mask).vectors, bridge(states, mask).vectors)
+
+
+def test_token_dropout_hides_states_while_training_only() -> None:
+    bridge = make_bridge(BridgeConfig(token_dropout=0.5), 24, 16)
+    states, mask = torch.randn(50, 20, 24), torch.ones(50, 20, dtype=torch.int64)
+    lengths = bridge(states, mask).mask.sum(dim=1) - 1
+    assert 8 < float(lengths.float().mean()) < 12
+    assert (bridge.eval()(states, mask).mask.sum(dim=1) == 21).all()
+    soft = bridge.train()(states, mask)
+    whole = bridge.map(states, mask).vectors
+    kept = soft.vectors[0][soft.mask[0].bool()][:-1]
+    found = [next(i for i in range(20) if torch.equal(whole[0, i], row)) for row in kept]
+    assert found == sorted(found)  # what is left keeps its order
+
+
+def test_thinned_leaves_no_row_empty_and_no_padding_alive() -> None:
+    mask = torch.tensor([[1, 0, 0], [1, 1, 0]] * 200)
+    kept = thinned(mask, 0.9)
+    assert (kept <= mask).all()
+    assert (kept.sum(dim=1) > 0).all()
 
 
 def test_mix_is_a_softmax_over_layers() -> None:

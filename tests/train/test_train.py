@@ -164,7 +164,9 @@ def test_sampler_is_a_permutation_that_groups_lengths() -> None:
     assert sorted(first) == list(range(500))
     assert first == list(LengthGroupedSampler(lengths, batch_size=10, seed=1))
     sampler.set_epoch(1)
-    assert list(sampler) != first
+    second = list(sampler)
+    assert sorted(second) == list(range(500, 1000))
+    assert [i - 500 for i in second] != first
     spread = [max(b) - min(b) for b in ([lengths[i] for i in first[s : s + 10]] for s in range(0, 320, 10))]
     assert sum(spread) / len(spread) < 10
 
@@ -185,6 +187,7 @@ def test_noise_is_the_same_whenever_a_record_is_read() -> None:
     answer = Example(source="Who is it?", target="It is me.")
     dataset = Examples([copy, answer] * 5, DataConfig(shuffle_words=1.0, plain_case=1.0), seed=3)
     assert [dataset[i] for i in range(10)] == [dataset[i] for i in range(10)]
+    assert [dataset[i] for i in range(10)] != [dataset[i] for i in range(10, 20)]  # the next epoch
     assert dataset[0].source != copy.source
     assert dataset[0].target == copy.target
     assert dataset[1] == answer

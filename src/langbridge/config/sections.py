@@ -49,6 +49,8 @@ class BridgeConfig:
     """linear (the paper's choice), mlp, or resampler (a fixed number of vectors, however long the prompt)."""
     layers: str | tuple[int, ...] = "last"
     """Encoder layers it reads: last (paper), mix (a learned softmax over all), or numbers side by side, 0 = words."""
+    token_dropout: float = 0.0
+    """Share of the encoder's states that the bridge does not see while training, so that others carry it too."""
     hidden_layers: int = 1
     """mlp: hidden layers, 1 or 2."""
     width: float = 4.0
@@ -75,7 +77,8 @@ class BridgeConfig:
         _need(self.hidden_layers in (1, 2), f"bridge.hidden_layers must be 1 or 2, got {self.hidden_layers}")
         for name in ("width", "latents", "depth", "heads"):
             _need(getattr(self, name) > 0, f"bridge.{name} must be positive, got {getattr(self, name)}")
-        _need(0 <= self.dropout < 1, f"bridge.dropout must lie in [0, 1), got {self.dropout}")
+        for name in ("dropout", "token_dropout"):
+            _need(0 <= getattr(self, name) < 1, f"bridge.{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

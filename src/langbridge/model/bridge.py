@@ -17,8 +17,11 @@ class Bridge(nn.Module):
     """What all bridges share: a look at the encoder's layers, a map, and one learned vector that ends the soft prompt.
 
     `mixed` layers of width `encoder_dim` are mixed first where it is more than one. `scale` is the standard deviation
-    of the LM's word embeddings, with which `boundary` starts.
+    of the LM's word embeddings, with which `boundary` starts. While training, each state is hidden from the bridge with
+    probability `token_dropout`.
     """
+
+    token_dropout = 0.0
 
     def __init__(self, encoder_dim: int, lm_dim: int, *, mixed: int = 1, scale: float = 1.0) -> None:
         super().__init__()
@@ -38,6 +41,8 @@ class Bridge(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Embeddings:
         """Map what the encoder gave, with mask (batch, source), to the soft prompt (batch, prompt, lm_dim)."""
+        if self.training and self.token_dropout:
+            mask = thinned(mask, self.token_dropout)
         soft = self.map(self.mix(states), mask)
         batch = states.shape[0]
         end = self.boundary.expand(batch, 1, -1)
@@ -170,6 +175,12 @@ class LayerMix(nn.Module):
         return mixed
 
 
+def thinned(mask: Tensor, share: float) -> Tensor:
+    """Hide a random share of the content of mask (batch, source); a row that would lose all of it keeps all."""
+    kept = mask * (torch.rand(mask.shape, device=mask.device) >= share)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, mask)
+
+
 def sinusoids(length: int, like: Tensor) -> Tensor:
     """Return sine and cosine positions (length, dim) in the type and place of `like` (..., dim)."""
     dim = like.shape[-1]
@@ -180,6 +191,12 @@ def sinusoids(length: int, like: Tensor) -> Tensor:
 
 def make_bridge(config: BridgeConfig, encoder_dim: int, lm_dim: int, *, mixed: int = 1, scale: float = 1.0) -> Bridge:
     """Return the bridge of a recipe with random weights; raises ConfigError where heads do not divide encoder_dim."""
+    bridge = _shaped(config, encoder_dim, lm_dim, mixed=mixed, scale=scale)
+    bridge.token_dropout = config.token_dropout
+    return bridge
+
+
+def _shaped(config: BridgeConfig, encoder_dim: int, lm_dim: int, *, mixed: int, scale: float) -> Bridge:
     if config.kind == "linear":
         return LinearBridge(encoder_dim, lm_dim, mixed=mixed, scale=scale)
     if config.kind == "mlp":

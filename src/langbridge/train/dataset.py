@@ -15,7 +15,10 @@ POOL = 32
 
 
 class Examples(Dataset[Example]):
-    """Examples with reproducible noise: record `i` looks the same whenever it is read."""
+    """Examples with reproducible noise, fresh in every epoch.
+
+    Index `i + epoch * len` is record `i` as it looks in that epoch, whoever reads it.
+    """
 
     def __init__(self, examples: Sequence[Example], data: DataConfig, seed: int) -> None:
         self.examples, self.data, self.seed = examples, data, seed
@@ -24,10 +27,11 @@ class Examples(Dataset[Example]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Example:
-        example = self.examples[index]
+        epoch, record = divmod(index, len(self.examples))
+        example = self.examples[record]
         if example.source != example.target:  # noise only where the clean sentence is the target
             return example
-        rng = random.Random(f"{self.seed}-{index}")
+        rng = random.Random(f"{self.seed}-{epoch}-{record}")
         source = example.source
         if rng.random() < self.data.shuffle_words:
             source = shuffled(source, self.data.shuffle_reach, rng)
@@ -37,7 +41,10 @@ class Examples(Dataset[Example]):
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """A random order in which neighbours have similar lengths; a function of seed and epoch alone."""
+    """A random order in which neighbours have similar lengths; a function of seed and epoch alone.
+
+    Gives `i + epoch * len`, so that the data set knows the epoch too.
+    """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
@@ -61,7 +68,7 @@ class LengthGroupedSampler(Sampler[int]):
         last = [batch for batch in batches if len(batch) < self.batch_size]  # the short batch stays last
         full = [batch for batch in batches if len(batch) == self.batch_size]
         rng.shuffle(full)
-        return iter([i for batch in full + last for i in batch])
+        return iter([i + self.epoch * len(order) for batch in full + last for i in batch])
 
 
 def shuffled(text: str, reach: float, rng: random.Random) -> str:
