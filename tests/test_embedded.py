@@ -6,6 +6,7 @@ from transformers import GenerationConfig
 
 from langbridge.checkpoint import LangBridge
 from langbridge.data import Example, read_examples
+from langbridge.data.cutting import CUT, cut_ids
 from langbridge.data.parallel import sanity_set
 from langbridge.generate import BridgedGenerator, PlainGenerator, Sampling, load
 from langbridge.pretrained import load_encoder, load_tokenizer
@@ -100,3 +101,11 @@ def test_the_shipped_bridge_is_small(bridged: BridgedGenerator) -> None:
 
     assert sum(path.stat().st_size for path in run_folder("embedded").rglob("*")) < 2_000_000
     assert sum(value.numel() for value in bridged.model.trained().values()) == 222_336
+
+
+def test_cut_words_are_the_encoders_own_tokens_where_nothing_is_cut() -> None:
+    tokenizer = load_tokenizer("embedded:e5-small")
+    for text in ("Where is the nearest railway station?", "I don't know  who won.", "Tom's 3,000 euros — gone!"):
+        assert cut_ids(tokenizer, text) == tokenizer(text).input_ids
+    tokens = tokenizer.convert_ids_to_tokens(cut_ids(tokenizer, f"a won{CUT}derful day"))
+    assert tokens == ["<s>", "▁a", "▁won", "der", "ful", "▁day", "</s>"]

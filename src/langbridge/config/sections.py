@@ -109,9 +109,11 @@ class DataConfig:
     """Largest distance, in words, by which one word can overtake another."""
     plain_case: float = 0.0
     """Share of sentences to repeat that lose capitals and final punctuation, as many scripts have none."""
+    cut_words: float = 0.0
+    """Share of words that are cut in two before tokenisation, as words of other languages are cut into pieces."""
 
     def __post_init__(self) -> None:
-        for name in ("shuffle_words", "plain_case"):
+        for name in ("shuffle_words", "plain_case", "cut_words"):
             _need(0 <= getattr(self, name) <= 1, f"data.{name} must lie between 0 and 1, got {getattr(self, name)}")
         _need(self.answers is None or 0 <= self.answers <= 1, f"data.answers must be 0 to 1, got {self.answers}")
         _need(self.limit is None or self.limit > 1, f"data.limit must be at least 2, got {self.limit}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from langbridge.data.cutting import CUT, cut_ids
 from langbridge.data.examples import Example, has_lone_surrogate
 from langbridge.errors import PromptError
 from langbridge.model.langbridge import Batch
@@ -57,7 +58,10 @@ class Collator:
             raise PromptError("the prompt is empty: give some text.")
         if has_lone_surrogate(text):
             raise PromptError(f"the prompt holds half a character (a lone surrogate): {text[:60]!a}.")
-        ids = list(self.encoder_tokenizer(self.prefix + text, verbose=False).input_ids)
+        if CUT in text:
+            ids = cut_ids(self.encoder_tokenizer, self.prefix + text)
+        else:
+            ids = list(self.encoder_tokenizer(self.prefix + text, verbose=False).input_ids)
         if len(ids) > self.longest_source:
             raise PromptError(
                 f"the prompt has {len(ids)} encoder tokens, more than the {self.longest_source} this model takes: "

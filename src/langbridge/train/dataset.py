@@ -8,6 +8,7 @@ from torch.utils.data import Dataset, Sampler
 
 from langbridge.config import DataConfig
 from langbridge.data import Collator, Example, read_examples
+from langbridge.data.cutting import with_cuts
 from langbridge.errors import DataError
 
 POOL = 32
@@ -29,14 +30,15 @@ class Examples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         epoch, record = divmod(index, len(self.examples))
         example = self.examples[record]
-        if example.source != example.target:  # noise only where the clean sentence is the target
-            return example
         rng = random.Random(f"{self.seed}-{epoch}-{record}")
         source = example.source
-        if rng.random() < self.data.shuffle_words:
-            source = shuffled(source, self.data.shuffle_reach, rng)
-        if rng.random() < self.data.plain_case:
-            source = source.lower().rstrip(".!?")
+        if example.source == example.target:  # noise only where the clean sentence is the target
+            if rng.random() < self.data.shuffle_words:
+                source = shuffled(source, self.data.shuffle_reach, rng)
+            if rng.random() < self.data.plain_case:
+                source = source.lower().rstrip(".!?")
+        if self.data.cut_words:
+            source = with_cuts(source, self.data.cut_words, rng)
         return Example(source=source, target=example.target, instruction=example.instruction)
 
 
