@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from langbridge.checkpoint import LangBridge
+from langbridge.checkpoint import LangBridge, read_config
 from langbridge.config import DataConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, DataError
 from langbridge.train.dataset import Examples, LengthGroupedSampler, shuffled, split
+from langbridge.train.precision import Measured, measure
 from langbridge.train.run import train
 from langbridge.train.trainer import newest_checkpoint
 
@@ -120,6 +121,40 @@ def test_warm_start_beats_a_random_one(saved: dict[str, Path], data: Path, tmp_p
     cold = train(Recipe.of({**_fields(fields), "warm_start": {"enabled": False}}, "test"), tmp_path / "cold")
     assert "warm start R2" in warm.results
     assert "warm start R2" not in cold.results
+
+
+def test_bf16_trains_near_fp32(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """Asking for bf16 on a machine without a GPU was refused by the training library."""
+    runs = {
+        p: train(recipe(saved, data, precision=p), tmp_path / p).bridge.linear.weight.detach() for p in ("fp32", "bf16")
+    }
+    assert not torch.equal(runs["fp32"], runs["bf16"])
+    assert runs["bf16"].dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(runs["fp32"].flatten(), runs["bf16"].flatten(), dim=0)
+    assert float(cosine) > 0.95
+    assert read_config(tmp_path / "bf16").training.precision == "bf16"
+
+
+def test_auto_precision_is_settled_once(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """What was measured is written into the run, so that a resumed run does not choose again."""
+    settings = recipe(saved, data, precision="auto")
+    train(settings, tmp_path / "run")
+    assert read_config(tmp_path / "run").training.precision in ("fp32", "bf16")
+    for name in ("bridge.safetensors", "langbridge.json"):
+        (tmp_path / "run" / name).unlink()
+    train(settings, tmp_path / "run", resume=True)
+
+
+def test_measuring_precision_leaves_the_model_as_it_was(one: LangBridge) -> None:
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    found = measure(one, [Example(source="tea is", target="good"), Example(source="a cat", target="is here")])
+    assert 0.5 < found.cosine <= 1.001
+    assert found.speedup > 0
+    assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
+    assert all(parameter.grad is None for parameter in one.parameters())
+    assert Measured(speedup=2.0, cosine=0.999).choice == "bf16"
+    assert Measured(speedup=1.1, cosine=0.999).choice == "fp32"
+    assert Measured(speedup=2.0, cosine=0.5).choice == "fp32"
 
 
 @pytest.mark.parametrize("kind", ["mlp", "resampler"])

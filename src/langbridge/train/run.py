@@ -45,10 +45,10 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
     console.print(parameters(model))
     note = f", {skipped} over-long records skipped" if skipped else ""
     console.print(f"{len(training):,} training records, {len(validation)} for validation{note}")
-    recipe = model.recipe = with_precision(recipe, model, training)
-    recipe.write(out / CONFIG)
     if checkpoint is None:
         console.print(start(model, training))
+    recipe = model.recipe = with_precision(recipe, model, training)  # a random bridge's gradient would mislead it
+    recipe.write(out / CONFIG)
     validator = _Validation(model, validation, recipe.training.evaluate_every)
     trainer = _trainer(model, training, out, validator)
     if checkpoint is not None:
@@ -154,6 +154,7 @@ def _trainer(model: LangBridge, training: Sequence[Example], out: Path, validato
         seed=settings.seed,
         data_seed=settings.seed,
         bf16=settings.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),
         save_steps=settings.save_every,
         save_total_limit=settings.keep,
         logging_steps=min(10, settings.steps),
