@@ -1,15 +1,21 @@
 """The multilingual encoder: token ids -> encoder states (its last layer)."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn, set_grad_enabled
 from transformers import PreTrainedModel
 
 
 class Encoder(nn.Module):
-    """Any encoder of `transformers` whose output has `last_hidden_state`."""
+    """Any encoder of `transformers` whose output has `last_hidden_state`.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    `placed` says that loading chose its devices (`device_map`, quantisation) and that it must stay there.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, placed: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.placed = placed
 
     @property
     def dim(self) -> int:
@@ -25,12 +31,18 @@ class Encoder(nn.Module):
         """Never learn and never drop out."""
         self.requires_grad_(False).eval()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Encoder":
+        """Move or cast the weights, unless the encoder was placed by its loading."""
+        return self if self.placed else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     def train(self, mode: bool = True) -> "Encoder":
         """Stay in evaluation mode when frozen: a frozen encoder has no dropout."""
         return super().train(mode and self.learns)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return encoder states (batch, source, encoder_dim) for ids and mask (batch, source)."""
+        device = self.model.get_input_embeddings().weight.device
+        ids, mask = ids.to(device), mask.to(device)
         with set_grad_enabled(self.learns and self.training):
             states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         return states

@@ -51,8 +51,9 @@ class LangBridge(nn.Module):
         """Return what the LM gets in place of word embeddings: (batch, source + 1, lm_dim)."""
         states = self.encoder(encoder_ids, encoder_mask)  # (batch, source, encoder_dim)
         # the bridge computes in its own type (fp32 while it learns), whatever the frozen models were loaded in
-        soft = self.bridge(states.to(self.bridge.boundary.dtype), encoder_mask)  # (batch, source + 1, lm_dim)
-        return Embeddings(soft.vectors.to(self.language_model.vectors.dtype), soft.mask)
+        own, lm = self.bridge.boundary, self.language_model
+        soft = self.bridge(states.to(own), encoder_mask.to(own.device))  # (batch, source + 1, lm_dim)
+        return Embeddings(soft.vectors.to(lm.device, lm.dtype), soft.mask.to(lm.device))
 
     def prompt(self, batch: Batch) -> Embeddings:
         """Return the soft prompt among the LM's own tokens, padded on the left."""
