@@ -147,3 +147,26 @@ def make(builder: Builder) -> PreTrainedModel:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+PAIRS = [
+    (encoder, lm)
+    for turn, lm in enumerate(LANGUAGE_MODELS)
+    for encoder in (list(ENCODERS)[turn % len(ENCODERS)], list(ENCODERS)[(turn + 4) % len(ENCODERS)])
+]
+"""(encoder, LM) that run through every check: each LM with two encoders, each encoder with two or more LMs."""
+
+
+def encoder_half(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the part of a whole model that reads, by the library's own account."""
+    return model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+
+
+def table() -> str:
+    """Return the published matrix: LMs down, encoders across."""
+    head = f"| | {' | '.join(ENCODERS)} |\n|---|{'---|' * len(ENCODERS)}\n"
+    rows = [
+        f"| {lm} | {' | '.join('x' if (encoder, lm) in PAIRS else '' for encoder in ENCODERS)} |\n"
+        for lm in LANGUAGE_MODELS
+    ]
+    return head + "".join(rows)

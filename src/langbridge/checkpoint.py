@@ -35,7 +35,7 @@ from langbridge.pretrained import (
     load_language_model,
     load_tokenizer,
     load_tokenizer_folder,
-    set_source_language,
+    with_source_language,
 )
 from langbridge.prompt import PromptTemplate, default_template
 
@@ -181,8 +181,7 @@ def _encoder_tokenizer(config: EncoderConfig, saved: Path | None) -> PreTrainedT
         tokenizer = load_tokenizer_folder(saved / "encoder")
     else:
         tokenizer = load_tokenizer(config.name, revision=config.revision)
-    set_source_language(tokenizer, config.language, config.name)
-    return tokenizer
+    return with_source_language(tokenizer, config.language, config.name)
 
 
 def _lm_tokenizer(config: LanguageModelConfig, saved: Path | None) -> PreTrainedTokenizerBase:

@@ -65,7 +65,8 @@ class LangBridge(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the mean negative log-likelihood per target token: a scalar, nats."""
-        return self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask)
+        loss = self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask)
+        return loss.to(batch.target_ids.device)  # an LM that was placed elsewhere answers elsewhere
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Return the log-likelihood of each target token: (batch, target), nats, 0 at padding."""

@@ -49,7 +49,7 @@ def load_encoder(
     model = _read_model(auto, name, folder, revision=revision, **found, **placed)
     if not hasattr(model.config.get_text_config(), "hidden_size"):
         raise PretrainedError(f"{name} ({type(model).__name__}) is not an encoder; choose mT5, XLM-R, E5, NLLB ...")
-    encoder = Encoder(model.eval(), placed=bool(quantization or device_map))
+    encoder = Encoder(model, placed=bool(quantization or device_map)).eval()
     check_encoder(name, encoder)
     return encoder
 
