@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -16,8 +17,10 @@ from langbridge.checkpoint import LangBridge
 from langbridge.config import LanguageModelConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import ConfigError, PretrainedError
+from langbridge.model import Encoder, LanguageModel
 from langbridge.pretrained import load_encoder, load_language_model, load_tokenizer, with_source_language
 from langbridge.pretrained.load import bits
+from langbridge.pretrained.probe import check_encoder, check_language_model
 
 
 def save(builder: Builder, folder: Path) -> Path:
@@ -72,10 +75,11 @@ def test_a_left_to_right_model_is_no_encoder(saved: dict[str, Path]) -> None:
         load_encoder(str(saved["qwen2"]))
 
 
-def test_an_encoder_is_no_language_model(saved: dict[str, Path]) -> None:
-    for name in ("bert", "mt5"):
-        with pytest.raises(PretrainedError):
-            load_language_model(str(saved[name]))
+def test_an_encoder_is_no_language_model(saved: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(PretrainedError, match="lacks .* weights of BertLMHeadModel"):
+        load_language_model(str(saved["bert"]))
+    with pytest.raises(PretrainedError, match="could not be loaded as AutoModelForCausalLM"):
+        load_language_model(str(save(t5, tmp_path)))
 
 
 def rwkv() -> hf.PreTrainedModel:
@@ -91,11 +95,52 @@ def bert_lm() -> hf.PreTrainedModel:
     return hf.BertLMHeadModel(hf.BertConfig(**BERT))
 
 
-@pytest.mark.parametrize("builder", [rwkv, mamba, bert_lm])
-def test_a_language_model_that_cannot_work_says_so(builder: Builder, tmp_path: Path) -> None:
-    """Recurrent LMs take padding for words or have no key-value cache; BERT reads ahead."""
-    with pytest.raises(PretrainedError, match="cannot read soft prompts"):
+@pytest.mark.parametrize(
+    ("builder", "message"), [(rwkv, "past_key_values"), (mamba, "past_key_values"), (bert_lm, "reads ahead")]
+)
+def test_a_language_model_that_cannot_work_says_so(builder: Builder, message: str, tmp_path: Path) -> None:
+    """Recurrent LMs have no key-value cache; BERT reads ahead."""
+    with pytest.raises(PretrainedError, match=f"cannot read soft prompts: .*{message}"):
         load_language_model(str(save(builder, tmp_path)))
+
+
+class Unscaled(hf.GPT2LMHeadModel):
+    """Scales word embeddings only when it is given ids, as Gemma's layers did before transformers 5."""
+
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None, position_ids: Any = None, **rest: Any) -> Any:
+        if input_ids is not None:
+            inputs_embeds = self.get_input_embeddings()(input_ids) * 5
+        return super().forward(inputs_embeds=inputs_embeds, position_ids=position_ids, **rest)
+
+
+class DeafToTheMask(hf.GPT2LMHeadModel):
+    """Takes padding for words."""
+
+    def forward(self, inputs_embeds: Any = None, attention_mask: Any = None, **rest: Any) -> Any:
+        return super().forward(inputs_embeds=inputs_embeds, **rest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trouble"), [(Unscaled, "vectors in place of"), (DeafToTheMask, "padding on the left")]
+)
+def test_an_lm_that_reads_vectors_in_its_own_way_is_refused(kind: type[hf.GPT2LMHeadModel], trouble: str) -> None:
+    config = hf.GPT2Config(vocab_size=len(LETTERS), n_embd=24, n_layer=2, n_head=2, n_positions=64)
+    model = LanguageModel(make(lambda: kind(config)))
+    with pytest.raises(PretrainedError, match=trouble):
+        check_language_model("it", model)
+
+
+class PadBlind(hf.BertModel):
+    """Takes padding for words."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        return super().forward(input_ids=input_ids)
+
+
+def test_an_encoder_that_reads_padding_is_refused() -> None:
+    encoder = Encoder(make(lambda: PadBlind(hf.BertConfig(**BERT)))).eval()
+    with pytest.raises(PretrainedError, match="padding changes what it reads"):
+        check_encoder("it", encoder)
 
 
 def test_damaged_numbers_are_refused(tmp_path: Path) -> None:
@@ -236,6 +281,8 @@ def test_gguf_mistakes_are_named(gguf_folder: tuple[Path, hf.PreTrainedModel]) -
         load_language_model(str(folder / "tiny.gguf"))
     with pytest.raises(ConfigError, match="exclude each other"):
         LanguageModelConfig(name="x", gguf_file="tiny.gguf", quantization="4bit")
+    with pytest.raises(PretrainedError, match=r"set language_model.gguf_file to read tiny.gguf"):
+        load_language_model(str(folder))
     (folder / "tiny.gguf").write_bytes(b"GGUF and then nothing")
     with pytest.raises(PretrainedError, match="could not be loaded"):
         load_language_model(str(folder), gguf_file="tiny.gguf")
@@ -265,7 +312,10 @@ def test_a_placed_model_stays_where_it_was_put(saved: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("device_map", "message"),
-    [("nonsense", "device name .* or 'auto'"), ("meta", "does not fit into the memory that device_map 'meta' names")],
+    [
+        ("nonsense", r"\(device_map: nonsense\): .* or 'auto'"),
+        ("meta", "does not fit into the memory that device_map 'meta' names"),
+    ],
 )
 def test_a_place_that_is_not_there_is_named(device_map: str, message: str, saved: dict[str, Path]) -> None:
     load: Callable[..., object]
@@ -290,8 +340,3 @@ def test_quantisation_without_a_gpu_says_what_is_missing(kind: str, saved: dict[
     for load, name in ((load_encoder, "bert"), (load_language_model, "llama")):
         with pytest.raises(PretrainedError, match=rf"quantization {kind} needs a GPU .* missing here: a GPU"):
             load(str(saved[name]), quantization=kind)
-
-
-def test_t5_with_its_decoder_is_no_language_model(tmp_path: Path) -> None:
-    with pytest.raises(PretrainedError, match="could not be loaded as AutoModelForCausalLM"):
-        load_language_model(str(save(t5, tmp_path)))

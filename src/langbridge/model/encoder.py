@@ -41,8 +41,7 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return encoder states (batch, source, encoder_dim) for ids and mask (batch, source)."""
-        device = self.model.get_input_embeddings().weight.device
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         with set_grad_enabled(self.learns and self.training):
             states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         return states

@@ -152,7 +152,8 @@ def _read(auto: Any, name: str, folder: str, **arguments: Any) -> Any:
             return auto.from_pretrained(folder, **{k: v for k, v in arguments.items() if v is not None})
     except Exception as error:  # readers of many formats raise many kinds; each means: not to be loaded
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PretrainedError(f"{name} could not be loaded as {auto.__name__}: {first}") from error
+        placed = f" (device_map: {arguments['device_map']})" if arguments.get("device_map") else ""
+        raise PretrainedError(f"{name} could not be loaded as {auto.__name__}{placed}: {first}") from error
 
 
 def quiet() -> None:

@@ -48,7 +48,9 @@ def folder_of(name: str, *, gguf_file: str | None = None) -> str:
         if gguf_file is not None:
             _need_gguf(path, gguf_file)
         elif not (path / "config.json").is_file():
-            raise PretrainedError(f"{path} holds no config.json: it is not a Hugging Face model folder.")
+            packed = sorted(file.name for file in path.glob("*.gguf"))
+            advice = f"; set language_model.gguf_file to read {packed[0]}." if packed else "."
+            raise PretrainedError(f"{path} holds no config.json: it is not a Hugging Face model folder{advice}")
         return str(path)
     if path.is_file():
         raise PretrainedError(

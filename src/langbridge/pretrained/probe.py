@@ -5,6 +5,7 @@ Knows no families: a model is right when it does what the bridge relies on.
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from langbridge.errors import PretrainedError
 from langbridge.model.encoder import Encoder
@@ -13,12 +14,17 @@ from langbridge.model.language_model import LanguageModel
 EXACT, ROUNDED = 1e-3, 0.5
 """Largest differences that are rounding: in fp32, and in half precision or packed (nats, or share of the norm)."""
 
+ADVICE = (
+    "Choose a causal LM with attention layers and a key-value cache, such as Llama, Qwen, Mistral, Gemma, Phi, OPT, "
+    "GPT-2 or GPT-NeoX."
+)
+
 
 def check_encoder(name: str, encoder: Encoder) -> None:
     """Raise PretrainedError unless every state depends on every token and none on padding."""
-    a, b, c, d = _tokens(len(encoder.model.get_input_embeddings().weight))
     kind = type(encoder.model).__name__
     try:
+        a, b, c, d = _tokens(encoder.model)
         with torch.inference_mode():
             alone = encoder(torch.tensor([[a, b, c]]), torch.ones(1, 3, dtype=torch.int64))[0].float()
             rows = torch.tensor([[a, b, c, d, d], [a, b, d, d, d]])
@@ -37,34 +43,41 @@ def check_encoder(name: str, encoder: Encoder) -> None:
 
 def check_language_model(name: str, language_model: LanguageModel) -> None:
     """Raise PretrainedError unless the LM reads vectors, alone and behind padding, as it reads its own tokens."""
-    tokens = _tokens(len(language_model.model.get_input_embeddings().weight)).tolist()
-    kind = type(language_model.model).__name__
-    device = language_model.device
-    ids = torch.tensor([tokens, tokens], device=device)
-    mask = torch.tensor([[1, 1], [0, 1]], device=device)
-    target_mask = torch.ones_like(mask)
+    found = f"{name} ({type(language_model.model).__name__}) cannot read soft prompts"
     try:
         with torch.inference_mode():
-            wanted = torch.stack([_as_text(language_model, tokens), _as_text(language_model, tokens[1:])])
-            prompt = language_model.embed(ids[:, :2], mask)
-            whole = language_model.log_likelihood(prompt, ids[:, 2:], target_mask)
-            (cached,) = language_model.log_likelihoods(prompt, [(ids[:, 2:], target_mask)])
+            differences = _differences(language_model)
     except Exception as error:  # as above
-        raise PretrainedError(
-            f"{name} ({kind}) cannot read soft prompts: {_line(error)}. Choose a causal LM with attention layers and "
-            "a key-value cache, such as Llama, Qwen, Mistral, Gemma, Phi, OPT, GPT-2 or GPT-NeoX."
-        ) from error
-    limit = _rounding(language_model.model)
-    for differences, trouble in (
-        (whole[0] - wanted[0], "vectors in place of token ids change its answers"),
-        (whole[1] - wanted[1], "padding on the left changes its answers"),
-        (cached - wanted, "going on from its cache changes its answers"),
-    ):
-        difference = float(differences.abs().max())
-        if not difference <= limit:  # not-a-number is no agreement
-            raise PretrainedError(
-                f"{name} ({kind}) cannot read soft prompts: {trouble} (log-likelihoods differ by {difference:.2g})."
-            )
+        raise PretrainedError(f"{found}: {_line(error)}. {ADVICE}") from error
+    for trouble, difference in differences.items():
+        if not difference <= _rounding(language_model.model):  # not-a-number is no agreement
+            raise PretrainedError(f"{found}: {trouble} (log-likelihoods differ by {difference:.2g}). {ADVICE}")
+
+
+def _differences(language_model: LanguageModel) -> dict[str, float]:
+    """Return how far the LM is from itself, read in ways that should agree: trouble -> nats.
+
+    Stops at an LM that reads ahead, as the ways behind that one are not made for it.
+    """
+    a, b, c, d = _tokens(language_model.model)
+    wanted = torch.stack([_as_text(language_model, [a, b, c, d]), _as_text(language_model, [b, c, d])])
+    other_end = _as_text(language_model, [a, b, c, a])
+    ahead = float((other_end[0] - wanted[0, 0]).abs())
+    troubles = {"it reads ahead, so it is no causal LM": ahead}
+    if not ahead <= _rounding(language_model.model):
+        return troubles
+    device = language_model.device
+    targets = torch.tensor([[c, d], [c, d]], device=device)
+    everything = torch.ones_like(targets)
+    mask = torch.tensor([[1, 1], [0, 1]], device=device)
+    prompt = language_model.embed(torch.tensor([[a, b], [a, b]], device=device), mask)
+    whole = language_model.log_likelihood(prompt, targets, everything) - wanted
+    (cached,) = language_model.log_likelihoods(prompt, [(targets, everything)])
+    return troubles | {
+        "vectors in place of token ids change its answers": float(whole[0].abs().max()),
+        "padding on the left changes its answers": float(whole[1].abs().max()),
+        "going on from its cache changes its answers": float((cached - wanted).abs().max()),
+    }
 
 
 def _as_text(language_model: LanguageModel, tokens: list[int]) -> Tensor:
@@ -75,12 +88,13 @@ def _as_text(language_model: LanguageModel, tokens: list[int]) -> Tensor:
     return found
 
 
-def _tokens(vocabulary: int) -> Tensor:
-    """Return four different ids from the middle of a vocabulary, where no control tokens are."""
-    return vocabulary // 2 + torch.arange(4)
+def _tokens(model: PreTrainedModel) -> list[int]:
+    """Return four different ids from the middle of the vocabulary, where no control tokens are."""
+    middle = len(model.get_input_embeddings().weight) // 2
+    return list(range(middle, middle + 4))
 
 
-def _rounding(model: torch.nn.Module) -> float:
+def _rounding(model: PreTrainedModel) -> float:
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     return EXACT if exact else ROUNDED
 
