@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from langbridge.checkpoint import LangBridge
-from langbridge.config import BridgeConfig, EncoderConfig, PretrainedConfig, PromptConfig, Recipe
+from langbridge.config import BridgeConfig, EncoderConfig, LanguageModelConfig, PromptConfig, Recipe
 from langbridge.model import Encoder, LanguageModel
 from langbridge.pretrained import PREFIX, home, quiet
 
@@ -97,7 +97,7 @@ def build(
         reader = reader.get_encoder()
     recipe = Recipe(
         encoder=EncoderConfig(name="tiny-encoder"),
-        language_model=PretrainedConfig(name="tiny-lm"),
+        language_model=LanguageModelConfig(name="tiny-lm"),
         prompt=PromptConfig(template=template),
         bridge=bridge or BridgeConfig(),
     )

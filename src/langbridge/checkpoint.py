@@ -21,7 +21,7 @@ import yaml
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from langbridge.config import PretrainedConfig, Recipe
+from langbridge.config import EncoderConfig, LanguageModelConfig, Recipe
 from langbridge.data.collate import Collator
 from langbridge.errors import CheckpointError, ConfigError
 from langbridge.files import replacing, write_text
@@ -29,7 +29,14 @@ from langbridge.model import langbridge as core
 from langbridge.model.bridge import make_bridge
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
-from langbridge.pretrained import PREFIX, load_encoder, load_language_model, load_tokenizer, load_tokenizer_folder
+from langbridge.pretrained import (
+    PREFIX,
+    load_encoder,
+    load_language_model,
+    load_tokenizer,
+    load_tokenizer_folder,
+    with_source_language,
+)
 from langbridge.prompt import PromptTemplate, default_template
 
 CONFIG, WEIGHTS, METADATA, CARD, TOKENIZERS = (
@@ -72,10 +79,23 @@ class LangBridge(core.LangBridge):
         """Load the pretrained models of a recipe and put an untrained bridge between them."""
         encoder, lm = recipe.encoder, recipe.language_model
         return cls(
-            load_encoder(encoder.name, revision=encoder.revision, dtype=encoder.dtype),
-            load_language_model(lm.name, revision=lm.revision, dtype=lm.dtype),
-            _tokenizer(encoder, tokenizers, "encoder"),
-            _tokenizer(lm, tokenizers, "language_model"),
+            load_encoder(
+                encoder.name,
+                revision=encoder.revision,
+                dtype=encoder.dtype,
+                quantization=encoder.quantization,
+                device_map=encoder.device_map,
+            ),
+            load_language_model(
+                lm.name,
+                revision=lm.revision,
+                dtype=lm.dtype,
+                gguf_file=lm.gguf_file,
+                quantization=lm.quantization,
+                device_map=lm.device_map,
+            ),
+            _encoder_tokenizer(encoder, tokenizers),
+            _lm_tokenizer(lm, tokenizers),
             recipe,
         )
 
@@ -157,11 +177,20 @@ class LangBridge(core.LangBridge):
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload bridge"))
 
 
-def _tokenizer(config: PretrainedConfig, saved: Path | None, part: str) -> PreTrainedTokenizerBase:
+def _encoder_tokenizer(config: EncoderConfig, saved: Path | None) -> PreTrainedTokenizerBase:
+    """Prefer the copy in the run folder over the model's own, which may have changed; either gets its language tag."""
+    if saved is not None and (saved / "encoder").is_dir():
+        tokenizer = load_tokenizer_folder(saved / "encoder")
+    else:
+        tokenizer = load_tokenizer(config.name, revision=config.revision)
+    return with_source_language(tokenizer, config.language, config.name)
+
+
+def _lm_tokenizer(config: LanguageModelConfig, saved: Path | None) -> PreTrainedTokenizerBase:
     """Prefer the copy in the run folder over the model's own, which may have changed."""
-    if saved is not None and (saved / part).is_dir():
-        return load_tokenizer_folder(saved / part)
-    return load_tokenizer(config.name, revision=config.revision)
+    if saved is not None and (saved / "language_model").is_dir():
+        return load_tokenizer_folder(saved / "language_model")
+    return load_tokenizer(config.name, revision=config.revision, gguf_file=config.gguf_file)
 
 
 def run_folder(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:

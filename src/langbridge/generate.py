@@ -85,7 +85,7 @@ class BridgedGenerator:
     @property
     def device(self) -> torch.device:
         """Where the LM lives."""
-        return self.model.language_model.vectors.device
+        return self.model.language_model.device
 
     def generate(
         self,

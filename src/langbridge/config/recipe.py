@@ -14,7 +14,7 @@ from langbridge.config.sections import (
     BridgeConfig,
     DataConfig,
     EncoderConfig,
-    PretrainedConfig,
+    LanguageModelConfig,
     PromptConfig,
     TrainingConfig,
     WarmStartConfig,
@@ -28,7 +28,7 @@ class Recipe:
     """Everything that makes a run what it is."""
 
     encoder: EncoderConfig
-    language_model: PretrainedConfig
+    language_model: LanguageModelConfig
     bridge: BridgeConfig = field(default_factory=BridgeConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -20,11 +20,35 @@ class PretrainedConfig:
     """Branch, tag or commit of a hub id."""
     dtype: str = "float32"
     """float32, bfloat16 or float16."""
+    quantization: str | None = None
+    """8bit or 4bit: weights packed by bitsandbytes, on a GPU; null: as stored, in `dtype`."""
+    device_map: str | None = None
+    """auto, balanced, sequential, or a device such as cuda:1: where the model stays; null: where the run is."""
 
     def __post_init__(self) -> None:
         _need(bool(self.name.strip()), "a model name is empty; wanted embedded:..., a folder or a hub id")
         known = ("float32", "bfloat16", "float16")
         _need(self.dtype in known, f"dtype {self.dtype!r} of {self.name} is not one of {', '.join(known)}")
+        packed = (None, "8bit", "4bit")
+        _need(
+            self.quantization in packed, f"quantization {self.quantization!r} of {self.name} is not 8bit, 4bit or null"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig(PretrainedConfig):
+    """The causal LM."""
+
+    gguf_file: str | None = None
+    """Name of a GGUF file in the model's folder or repository, read in place of its safetensors files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _need(
+            self.gguf_file is None or self.quantization is None,
+            f"language_model.gguf_file {self.gguf_file} and language_model.quantization {self.quantization} exclude "
+            "each other: a GGUF file is unpacked to dtype while it is read",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +59,8 @@ class EncoderConfig(PretrainedConfig):
     """Text put in front of every source, where the encoder was trained with one (E5: `query: `)."""
     longest: int = 512
     """Most tokens of a source; a longer prompt is refused."""
+    language: str | None = None
+    """Source-language tag put beside every text, for encoders that know such tags (NLLB: `eng_Latn`); null: no tag."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """The multilingual encoder: token ids -> encoder states (its last layer, or several layers side by side)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn, set_grad_enabled
@@ -10,11 +10,15 @@ from langbridge.errors import ConfigError
 
 
 class Encoder(nn.Module):
-    """Any encoder of `transformers` whose output has `last_hidden_state`; it reads its last layer unless told."""
+    """Any encoder of `transformers` whose output has `last_hidden_state`; it reads its last layer unless told.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    `placed` says that loading chose its devices (`device_map`, quantisation) and that it must stay there.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, placed: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.placed = placed
         self.layers: tuple[int, ...] = ()
         """Hidden states to put side by side, 0 = word embeddings; empty = the last layer, as in the paper."""
 
@@ -52,14 +56,20 @@ class Encoder(nn.Module):
         """Never learn and never drop out."""
         self.requires_grad_(False).eval()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Encoder":
+        """Move or cast the weights, unless the encoder was placed by its loading."""
+        return self if self.placed else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     def train(self, mode: bool = True) -> "Encoder":
         """Stay in evaluation mode when frozen: a frozen encoder has no dropout."""
         return super().train(mode and self.learns)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return encoder states (batch, source, dim) for ids and mask (batch, source)."""
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        extra = {"output_hidden_states": True} if self.layers else {}
         with set_grad_enabled(self.learns and self.training):
-            found = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=bool(self.layers))
+            found = self.model(input_ids=ids, attention_mask=mask, **extra)
         last: Tensor = found.last_hidden_state
         if not self.layers:
             return last

@@ -51,8 +51,9 @@ class LangBridge(nn.Module):
         """Return what the LM gets in place of word embeddings: (batch, source + 1, lm_dim)."""
         states = self.encoder(encoder_ids, encoder_mask)  # (batch, source, encoder_dim)
         # the bridge computes in its own type (fp32 while it learns), whatever the frozen models were loaded in
-        soft = self.bridge(states.to(self.bridge.boundary.dtype), encoder_mask)  # (batch, source + 1, lm_dim)
-        return Embeddings(soft.vectors.to(self.language_model.vectors.dtype), soft.mask)
+        own, lm = self.bridge.boundary, self.language_model
+        soft = self.bridge(states.to(own), encoder_mask.to(own.device))  # (batch, source + 1, lm_dim)
+        return Embeddings(soft.vectors.to(lm.device, lm.dtype), soft.mask.to(lm.device))
 
     def prompt(self, batch: Batch) -> Embeddings:
         """Return the soft prompt among the LM's own tokens, padded on the left."""
@@ -64,7 +65,8 @@ class LangBridge(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the mean negative log-likelihood per target token: a scalar, nats."""
-        return self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask)
+        loss = self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask)
+        return loss.to(batch.target_ids.device)  # an LM that was placed elsewhere answers elsewhere
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Return the log-likelihood of each target token: (batch, target), nats, 0 at padding."""

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ IGNORE = -100
 class LanguageModel(nn.Module):
     """A causal LM that is only ever given `inputs_embeds`, an attention mask and positions counted from the mask.
 
+    `placed` says that loading chose its devices (`device_map`, quantisation) and that it must stay there.
     Raises PretrainedError when `model` is not a causal LM that takes `inputs_embeds`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, placed: bool = False) -> None:
         super().__init__()
         accepted = inspect.signature(model.forward).parameters
         if "inputs_embeds" not in accepted or model.get_output_embeddings() is None:
@@ -31,6 +32,7 @@ class LanguageModel(nn.Module):
                 "AutoModelForCausalLM loads, such as Llama, Qwen, Mistral, Gemma, Phi, OPT, GPT-2 or GPT-NeoX."
             )
         self.model = model
+        self.placed = placed
         self.takes_positions = "position_ids" in accepted
         self.cuts_logits = "logits_to_keep" in accepted
 
@@ -41,9 +43,21 @@ class LanguageModel(nn.Module):
 
     @property
     def vectors(self) -> Tensor:
-        """The LM's word embeddings as stored: (vocabulary, lm_dim)."""
-        weight: Tensor = self.model.get_input_embeddings().weight
-        return weight
+        """The LM's word embeddings as it reads them, scaled where the family scales them: (vocabulary, lm_dim)."""
+        weight = self.model.get_input_embeddings().weight
+        return self._look_up(torch.arange(len(weight), device=weight.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the vectors that the LM reads."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LM takes its input and gives its output."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
     @property
     def longest(self) -> int | None:
@@ -54,6 +68,10 @@ class LanguageModel(nn.Module):
         """Never learn and never drop out."""
         self.requires_grad_(False).eval()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
+        """Move or cast the weights, unless the LM was placed by its loading."""
+        return self if self.placed else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     def train(self, mode: bool = True) -> "LanguageModel":
         """Stay in evaluation mode when nothing of the LM learns: a frozen LM has no dropout."""
         learns = any(parameter.requires_grad for parameter in self.parameters())
@@ -61,13 +79,19 @@ class LanguageModel(nn.Module):
 
     def embed(self, ids: Tensor, mask: Tensor) -> Embeddings:
         """Look up word embeddings: ids (batch, length) -> Embeddings (batch, length, lm_dim)."""
-        return Embeddings(self.model.get_input_embeddings()(ids), mask)
+        return Embeddings(self._look_up(ids.to(self.device)), mask.to(self.device))
+
+    def _look_up(self, ids: Tensor) -> Tensor:
+        """Call the LM's embedding layer and not its weight: Gemma's layer scales what it looks up."""
+        vectors: Tensor = self.model.get_input_embeddings()(ids)
+        return vectors
 
     def log_likelihood(self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor) -> Tensor:
         """Return the log-likelihood of each target token: (batch, target), fp32, nats, 0 at padding.
 
         `target_ids` is padded on the left, so that after `join` the targets are the last columns.
         """
+        target_ids, target_mask = target_ids.to(self.device), target_mask.to(self.device)
         whole = join(prompt, self.embed(target_ids, target_mask))
         rows, columns = target_mask.nonzero(as_tuple=True)
         before = whole.mask.shape[1] - target_ids.shape[1] - 1  # position i predicts token i + 1
@@ -107,9 +131,12 @@ class LanguageModel(nn.Module):
         The LM's head is handed those positions alone, so that whatever a family does behind its head still happens.
         """
         positions = (whole.mask.cumsum(dim=1) - 1).clamp(min=0)  # left padding must not shift positions
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(
-            lambda head, inputs: (inputs[0][rows, columns], *inputs[1:])
-        )
+
+        def cut(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            states = inputs[0]  # (batch, length, hidden), on the head's own device where the LM is spread out
+            return states[rows.to(states.device), columns.to(states.device)], *inputs[1:]
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(cut)
         try:
             logits: Tensor = self._run(whole.vectors, whole.mask, positions, use_cache=False).logits
         finally:

