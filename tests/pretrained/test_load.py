@@ -96,7 +96,7 @@ def bert_lm() -> hf.PreTrainedModel:
 
 
 @pytest.mark.parametrize(
-    ("builder", "message"), [(rwkv, "past_key_values"), (mamba, "past_key_values"), (bert_lm, "reads ahead")]
+    ("builder", "message"), [(rwkv, "no attribute"), (mamba, "must match"), (bert_lm, "reads ahead")]
 )
 def test_a_language_model_that_cannot_work_says_so(builder: Builder, message: str, tmp_path: Path) -> None:
     """Recurrent LMs have no key-value cache; BERT reads ahead."""

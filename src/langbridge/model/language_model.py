@@ -107,6 +107,7 @@ class LanguageModel(nn.Module):
         extra: dict[str, Any] = {"logits_to_keep": 1} if self.cuts_logits else {}
         positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
         read = self._run(prompt.vectors, prompt.mask, positions, use_cache=True, **extra)
+        cache = "cache" if "cache" in read else "past_key_values"  # the name before transformers 5.24
         found = []
         for ids, mask in targets:
             start = prompt.mask.sum(dim=1, keepdim=True)
@@ -114,8 +115,9 @@ class LanguageModel(nn.Module):
                 self.embed(ids, mask).vectors,
                 torch.cat([prompt.mask, mask], dim=1),
                 start + torch.arange(ids.shape[1], device=ids.device),
-                past_key_values=copy.deepcopy(read.past_key_values),  # the LM writes into the cache it is given
                 use_cache=True,
+                # the LM writes into the cache it is given
+                **{cache: copy.deepcopy(getattr(read, cache))},
             )
             logits = torch.cat([read.logits[:, -1:], said.logits[:, :-1]], dim=1)  # position i predicts token i + 1
             found.append(_picked(logits, ids, mask))
