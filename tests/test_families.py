@@ -142,6 +142,26 @@ def test_a_prompt_read_once_scores_the_same(pair: Pair) -> None:
     assert cached.sum(dim=1).tolist() == pytest.approx(whole.sum(dim=1).tolist(), abs=5e-5)
 
 
+OPENED = [
+    Example(source="hi", target="yes", instruction="say this to me: "),
+    Example(source="what is the name of it?", target="no way", instruction="say this to me: "),
+    Example(source="a much longer one, with more words", target="it depends", instruction="say this to me: "),
+]
+
+
+@pytest.mark.parametrize("examples", [OPENED, [*OPENED, *EXAMPLES]], ids=["one opening", "two openings"])
+def test_an_opening_read_once_changes_nothing(pair: Pair, examples: list[Example]) -> None:
+    """Loss and gradient are those of rows read in full, also where a sliding window is shorter than the opening."""
+    model, batch = pair.model, pair.model.collate(examples)
+    learning = list(model.bridge.parameters())
+    plain = -model.log_likelihood(batch).sum() / batch.target_mask.sum()
+    opened = model(batch)
+    assert model.language_model.shares_opening
+    assert float(opened) == pytest.approx(float(plain), abs=1e-5)
+    for found, wanted in zip(torch.autograd.grad(opened, learning), torch.autograd.grad(plain, learning), strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_gradients_reach_the_bridge_and_nothing_else(pair: Pair) -> None:
     pair.model.train()(pair.model.collate(EXAMPLES)).backward()
     for name, parameter in pair.model.named_parameters():

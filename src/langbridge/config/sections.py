@@ -171,7 +171,9 @@ class TrainingConfig:
     batch_size: int = 32
     """Samples in one optimizer step on one device."""
     accumulate: int = 1
-    """Micro-batches that one step is split into; the result is that of the whole batch."""
+    """Micro-batches, at least, that one step is split into; the result is that of the whole batch."""
+    token_budget: int | None = None
+    """Most LM tokens of a micro-batch, padding included: bounds the memory of activations; null: no bound."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.1
@@ -196,8 +198,12 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "save_every", "evaluate_every", "keep"):
             _need(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
         _need(
-            self.batch_size % self.accumulate == 0,
-            f"training.batch_size {self.batch_size} is not a multiple of training.accumulate {self.accumulate}",
+            self.accumulate <= self.batch_size,
+            f"training.accumulate {self.accumulate} is more than training.batch_size {self.batch_size}",
+        )
+        _need(
+            self.token_budget is None or self.token_budget > 0,
+            f"training.token_budget must be positive or null, got {self.token_budget}",
         )
         _need(self.learning_rate > 0, f"training.learning_rate must be positive, got {self.learning_rate}")
         known = ("auto", "fp32", "bf16")

@@ -39,6 +39,10 @@ class Bridge(nn.Module):
         """Map mixed states (batch, source, encoder_dim) to soft-prompt vectors without the boundary."""
         raise NotImplementedError
 
+    def lengths(self, mask: Tensor) -> Tensor:
+        """Return how many vectors the soft prompt of each row of mask (batch, source) has, boundary included."""
+        return mask.sum(dim=1) + 1
+
     def forward(self, states: Tensor, mask: Tensor) -> Embeddings:
         """Map what the encoder gave, with mask (batch, source), to the soft prompt (batch, prompt, lm_dim)."""
         if self.training and self.token_dropout:
@@ -135,6 +139,10 @@ class ResamplerBridge(Bridge):
         self.norm = nn.LayerNorm(lm_dim) if output_norm else nn.Identity()
         if isinstance(self.norm, nn.LayerNorm):
             nn.init.constant_(self.norm.weight, scale)
+
+    def lengths(self, mask: Tensor) -> Tensor:
+        """Return the number of latents and the boundary, whatever the source."""
+        return mask.new_full((len(mask),), len(self.latents) + 1)
 
     @property
     def last(self) -> nn.Linear:

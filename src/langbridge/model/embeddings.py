@@ -26,3 +26,10 @@ def join(*parts: Embeddings) -> Embeddings:
     mask = torch.cat([part.mask for part in parts], dim=1)  # (batch, length)
     order = mask.argsort(dim=1, stable=True)  # stable: content keeps its order behind the padding
     return Embeddings(vectors.gather(1, order[..., None].expand_as(vectors)), mask.gather(1, order))
+
+
+def flush(whole: Embeddings) -> Embeddings:
+    """Move all padding to the right, and drop columns that are padding in every row."""
+    order = whole.mask.argsort(dim=1, descending=True, stable=True)[:, : int(whole.mask.sum(dim=1).max())]
+    vectors = whole.vectors.gather(1, order[..., None].expand(-1, -1, whole.vectors.shape[2]))
+    return Embeddings(vectors, whole.mask.gather(1, order))

@@ -1,6 +1,6 @@
 """LangBridge itself: encoder -> bridge -> soft prompt -> frozen LM (LangBridge, section 3, figure 2)."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from langbridge.model.bridge import Bridge
 from langbridge.model.embeddings import Embeddings, join
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
+from langbridge.model.opening import first_tokens, shared_length, without_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,15 @@ class Batch:
         """Return the batch on a device."""
         return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
+    def rows(self, chosen: Tensor) -> "Batch":
+        """Return some rows, without the columns that are padding in all of them."""
+        parts: dict[str, Tensor] = {}
+        for part in ("encoder", "before", "after", "target"):
+            ids, mask = getattr(self, f"{part}_ids")[chosen], getattr(self, f"{part}_mask")[chosen]
+            content = mask.any(dim=0)
+            parts |= {f"{part}_ids": ids[:, content], f"{part}_mask": mask[:, content]}
+        return Batch(**parts)
+
 
 class LangBridge(nn.Module):
     """A frozen LM that reads what the encoder understood."""
@@ -55,6 +65,11 @@ class LangBridge(nn.Module):
         soft = self.bridge(states.to(own), encoder_mask.to(own.device))  # (batch, source + 1, lm_dim)
         return Embeddings(soft.vectors.to(lm.device, lm.dtype), soft.mask.to(lm.device))
 
+    def lengths(self, batch: Batch) -> Tensor:
+        """Return how many LM positions each row takes: (batch,), int64."""
+        own = batch.before_mask.sum(dim=1) + batch.after_mask.sum(dim=1) + batch.target_mask.sum(dim=1)
+        return own + self.bridge.lengths(batch.encoder_mask)
+
     def prompt(self, batch: Batch) -> Embeddings:
         """Return the soft prompt among the LM's own tokens, padded on the left."""
         return join(
@@ -64,8 +79,15 @@ class LangBridge(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the mean negative log-likelihood per target token: a scalar, nats."""
-        loss = self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask)
+        """Return the mean negative log-likelihood per target token: a scalar, nats.
+
+        What begins every row is read once for all; `log_likelihood` reads every row in full and gives the same.
+        """
+        shared = shared_length(batch.before_ids, batch.before_mask)
+        opening = self.language_model.begin(first_tokens(batch.before_ids, batch.before_mask, shared))
+        if opening is not None:
+            batch = replace(batch, before_mask=without_first(batch.before_mask, shared))
+        loss = self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask, opening)
         return loss.to(batch.target_ids.device)  # an LM that was placed elsewhere answers elsewhere
 
     def log_likelihood(self, batch: Batch) -> Tensor:

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from langbridge.errors import PretrainedError
-from langbridge.model.embeddings import Embeddings, join
+from langbridge.model.embeddings import Embeddings, flush, join
+from langbridge.model.head import likelihoods
+from langbridge.model.opening import Opening, cache_name, shareable
 
 IGNORE = -100
 """Label of a position without loss."""
+MOST_OPENINGS = 4
+"""Openings whose keys and values are kept."""
+SHORT = 256
+"""Positions up to which plain attention is faster than torch's fused one in bf16 on a CPU."""
 
 
 class LanguageModel(nn.Module):
@@ -35,6 +41,10 @@ class LanguageModel(nn.Module):
         self.placed = placed
         self.takes_positions = "position_ids" in accepted
         self.cuts_logits = "logits_to_keep" in accepted
+        self.attention = model.config._attn_implementation
+        self.shares_opening = True
+        """Whether tokens that begin every row are read once; found out when it is first tried."""
+        self._openings: dict[tuple[int, ...], Opening] = {}
 
     @property
     def dim(self) -> int:
@@ -64,18 +74,23 @@ class LanguageModel(nn.Module):
         """Most positions the LM was made for, where its config says so."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def learns(self) -> bool:
+        """Whether any of the LM's weights is trained."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
     def freeze(self) -> None:
         """Never learn and never drop out."""
         self.requires_grad_(False).eval()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
         """Move or cast the weights, unless the LM was placed by its loading."""
+        self.forget()
         return self if self.placed else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Stay in evaluation mode when nothing of the LM learns: a frozen LM has no dropout."""
-        learns = any(parameter.requires_grad for parameter in self.parameters())
-        return super().train(mode and learns)
+        return super().train(mode and self.learns)
 
     def embed(self, ids: Tensor, mask: Tensor) -> Embeddings:
         """Look up word embeddings: ids (batch, length) -> Embeddings (batch, length, lm_dim)."""
@@ -86,18 +101,52 @@ class LanguageModel(nn.Module):
         vectors: Tensor = self.model.get_input_embeddings()(ids)
         return vectors
 
-    def log_likelihood(self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor) -> Tensor:
+    def begin(self, ids: Tensor) -> Opening | None:
+        """Read tokens (1, length) that begin every row, without gradient; None where that cannot be shared.
+
+        What was read is kept: a frozen LM reads the same tokens the same again, until `forget`.
+        """
+        if self.learns or not self.shares_opening or not ids.numel():
+            return None
+        key = (*ids[0].tolist(), torch.is_autocast_enabled(self.device.type))
+        if key not in self._openings:
+            with torch.inference_mode(mode=False), torch.no_grad():
+                vectors = self._look_up(ids.to(self.device))
+                mask = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
+                read = self._read(vectors, mask, mask.cumsum(dim=1) - 1, use_cache=True)
+            name = cache_name(read)
+            if not shareable(getattr(read, name)):
+                self.shares_opening = False
+                return None
+            while len(self._openings) >= MOST_OPENINGS:
+                del self._openings[next(iter(self._openings))]
+            self._openings[key] = Opening(length=ids.shape[1], cache=getattr(read, name), name=name)
+        return self._openings[key]
+
+    def forget(self) -> None:
+        """Drop what was read of openings; needed when weights change."""
+        self._openings.clear()
+
+    def log_likelihood(
+        self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor, opening: Opening | None = None
+    ) -> Tensor:
         """Return the log-likelihood of each target token: (batch, target), fp32, nats, 0 at padding.
 
-        `target_ids` is padded on the left, so that after `join` the targets are the last columns.
+        `target_ids` is padded on the left; `opening` is what the LM has read in front of every prompt.
         """
         target_ids, target_mask = target_ids.to(self.device), target_mask.to(self.device)
-        whole = join(prompt, self.embed(target_ids, target_mask))
+        # padding to the right: rows begin right behind the opening, and content never sees padding
+        whole = flush(join(prompt, self.embed(target_ids, target_mask)))
         rows, columns = target_mask.nonzero(as_tuple=True)
-        before = whole.mask.shape[1] - target_ids.shape[1] - 1  # position i predicts token i + 1
-        logits = self._logits_at(whole, rows, columns + before)  # (targets, vocabulary)
-        found = -nn.functional.cross_entropy(logits.float(), target_ids[rows, columns], reduction="none")
-        return found.new_zeros(target_ids.shape).index_put((rows, columns), found)
+        first = whole.mask.sum(dim=1) - target_ids.shape[1]  # place of the target's first column, padding counted
+        read = self._read_rows(whole, opening)
+        states: Tensor = read.last_hidden_state  # (batch, length, hidden)
+        places = (rows, first[rows] + columns - 1)  # position i predicts token i + 1
+        states = states[tuple(place.to(states.device) for place in places)]  # (targets, hidden)
+        ids = target_ids[rows, columns].to(states.device)
+        vocabulary = len(self.model.get_input_embeddings().weight)
+        found = likelihoods(states, ids, lambda part: self._logits(part, read), vocabulary)
+        return found.new_zeros(target_ids.shape).index_put(tuple(p.to(found.device) for p in (rows, columns)), found)
 
     def log_likelihoods(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Return what `log_likelihood` gives for each (ids, mask) of `targets`, reading the prompt only once.
@@ -107,7 +156,7 @@ class LanguageModel(nn.Module):
         extra: dict[str, Any] = {"logits_to_keep": 1} if self.cuts_logits else {}
         positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
         read = self._run(prompt.vectors, prompt.mask, positions, use_cache=True, **extra)
-        cache = "cache" if "cache" in read else "past_key_values"  # the name before transformers 5.24
+        name = cache_name(read)
         found = []
         for ids, mask in targets:
             start = prompt.mask.sum(dim=1, keepdim=True)
@@ -116,47 +165,80 @@ class LanguageModel(nn.Module):
                 torch.cat([prompt.mask, mask], dim=1),
                 start + torch.arange(ids.shape[1], device=ids.device),
                 use_cache=True,
-                # the LM writes into the cache it is given
-                **{cache: copy.deepcopy(getattr(read, cache))},
+                **{name: copy.deepcopy(getattr(read, name))},  # the LM writes into the cache it is given
             )
             logits = torch.cat([read.logits[:, -1:], said.logits[:, :-1]], dim=1)  # position i predicts token i + 1
             found.append(_picked(logits, ids, mask))
         return found
 
-    def loss(self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor) -> Tensor:
+    def loss(
+        self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor, opening: Opening | None = None
+    ) -> Tensor:
         """Return the mean negative log-likelihood per target token: a scalar, nats."""
-        return -self.log_likelihood(prompt, target_ids, target_mask).sum() / target_mask.sum().clamp(min=1)
+        found = self.log_likelihood(prompt, target_ids, target_mask, opening)
+        return -found.sum() / target_mask.sum().clamp(min=1).to(found.device)
 
-    def _logits_at(self, whole: Embeddings, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return logits at some positions only: (positions, vocabulary); nothing of the others is computed.
+    def _read_rows(self, whole: Embeddings, opening: Opening | None) -> Any:
+        """Run the LM's layers over rows that are padded on the right."""
+        batch, length = whole.mask.shape
+        start = opening.length if opening is not None else 0
+        positions = torch.arange(start, start + length, device=whole.mask.device).expand(batch, -1)
+        mask = torch.cat([whole.mask.new_ones(batch, start), whole.mask], dim=1)
+        extra = {} if opening is None else opening.behind(batch)
+        return self._read(whole.vectors, mask, positions, use_cache=opening is not None, **extra)
 
-        The LM's head is handed those positions alone, so that whatever a family does behind its head still happens.
+    def _logits(self, states: Tensor, read: Any) -> Tensor:
+        """Return logits (positions, vocabulary) for last states (positions, hidden) out of `read`.
+
+        The whole causal LM is called with its layers replaced by their answer, so that whatever a family does at its
+        head (caps, scales) still happens.
         """
-        positions = (whole.mask.cumsum(dim=1) - 1).clamp(min=0)  # left padding must not shift positions
-
-        def cut(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            states = inputs[0]  # (batch, length, hidden), on the head's own device where the LM is spread out
-            return states[rows.to(states.device), columns.to(states.device)], *inputs[1:]
-
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(cut)
+        layers = self.model.get_decoder()
+        answer = copy.copy(read)
+        answer.last_hidden_state = states[None]
+        hidden = layers.__dict__.get("forward")  # placed models have a forward pass of their own here
+        layers.forward = lambda *inputs, **arguments: answer
         try:
-            logits: Tensor = self._run(whole.vectors, whole.mask, positions, use_cache=False).logits
+            logits: Tensor = self.model(inputs_embeds=states[None], use_cache=False).logits[0]
         finally:
-            hook.remove()
+            del layers.forward
+            if hidden is not None:
+                layers.forward = hidden
         return logits
+
+    def _read(self, vectors: Tensor, mask: Tensor, positions: Tensor, **arguments: Any) -> Any:
+        """Run the LM's layers without its head."""
+        if self.takes_positions:
+            arguments["position_ids"] = positions
+        self._attend(short_on_cpu(vectors, mask.shape[1]))
+        return self.model.get_decoder()(inputs_embeds=vectors, attention_mask=mask, **arguments)
 
     def _run(self, vectors: Tensor, mask: Tensor, positions: Tensor, **arguments: Any) -> Any:
         if self.takes_positions:
             arguments["position_ids"] = positions
+        self._attend(False)
         return self.model(inputs_embeds=vectors, attention_mask=mask, **arguments)
+
+    def _attend(self, plainly: bool) -> None:
+        """Choose plain attention, or the implementation that the LM was loaded with."""
+        wanted = "eager" if plainly else self.attention
+        if self.attention == "sdpa" and self.model.config._attn_implementation != wanted:
+            self.model.set_attn_implementation(wanted)
 
     @torch.inference_mode()
     def extend(self, prompt: Embeddings, config: GenerationConfig, **arguments: Any) -> Tensor:
         """Generate behind `prompt` with the LM's own `generate`; returns new tokens only: (batch, new)."""
+        self._attend(False)
         new: Tensor = self.model.generate(
             inputs_embeds=prompt.vectors, attention_mask=prompt.mask, generation_config=config, **arguments
         )
         return new
+
+
+def short_on_cpu(vectors: Tensor, length: int) -> bool:
+    """Tell whether plain attention is the faster one: bf16 on a CPU, few positions."""
+    bf16 = vectors.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return vectors.device.type == "cpu" and bf16 and length <= SHORT
 
 
 def _picked(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ def _differences(language_model: LanguageModel) -> dict[str, float]:
     whole = language_model.log_likelihood(prompt, targets, everything) - wanted
     (cached,) = language_model.log_likelihoods(prompt, [(targets, everything)])
     return troubles | {
-        "vectors in place of token ids change its answers": float(whole[0].abs().max()),
-        "padding on the left changes its answers": float(whole[1].abs().max()),
-        "going on from its cache changes its answers": float((cached - wanted).abs().max()),
+        "vectors in place of token ids change its answers": float(whole.abs().max()),
+        "going on from its cache changes its answers": float((cached - wanted)[0].abs().max()),
+        "padding on the left changes its answers": float((cached - wanted)[1].abs().max()),
     }
 
 

@@ -121,7 +121,7 @@ def _mix(examples: list[Example], answers: float) -> list[Example]:
 
 def length_of(example: Example) -> int:
     """Return a length to sort by, in characters."""
-    return len(example.source) + len(example.target)
+    return len(example.source) + len(example.target) + len(example.instruction)
 
 
 class ToBatch:

@@ -20,6 +20,7 @@ from langbridge.errors import CheckpointError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT
 from langbridge.train.dataset import Examples, ToBatch, split
+from langbridge.train.halves import Halves
 from langbridge.train.precision import measure
 from langbridge.train.progress import Bar, Metrics
 from langbridge.train.start import start
@@ -49,7 +50,10 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
         console.print(start(model, training))
     recipe = model.recipe = with_precision(recipe, model, training)  # a random bridge's gradient would mislead it
     recipe.write(out / CONFIG)
-    validator = _Validation(model, validation, recipe.training.evaluate_every)
+    halves = Halves(model)
+    if recipe.training.precision == "bf16":
+        halves.hold()
+    validator = _Validation(model, validation, recipe.training.evaluate_every, halves)
     trainer = _trainer(model, training, out, validator)
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
@@ -58,6 +62,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
                 callback.cut_after(int(checkpoint.name.split("-")[-1]))
     with _quiet():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    halves.release()
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # no autocast behind training
     if trainer.is_world_process_zero():
         step, latest = validator.latest
         model.results |= latest if step == recipe.training.steps else validate(model, validation)
@@ -125,8 +131,8 @@ def validate(model: LangBridge, validation: Sequence[Example]) -> dict[str, floa
 class _Validation(TrainerCallback):
     """Validates every so many steps."""
 
-    def __init__(self, model: LangBridge, validation: Sequence[Example], every: int) -> None:
-        self.model, self.validation, self.every = model, validation, every
+    def __init__(self, model: LangBridge, validation: Sequence[Example], every: int, halves: Halves) -> None:
+        self.model, self.validation, self.every, self.halves = model, validation, every, halves
         self.trainer: BridgeTrainer | None = None
         self.latest: tuple[int, dict[str, float]] = (0, {})
         """(step, what was found)."""
@@ -134,7 +140,7 @@ class _Validation(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Log a validation; the random state of training is left as it was."""
         if state.is_world_process_zero and state.global_step % self.every == 0 and self.trainer is not None:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(), self.halves.released():
                 self.latest = state.global_step, validate(self.model, self.validation)
             self.trainer.log(dict(self.latest[1]))
 
@@ -144,8 +150,7 @@ def _trainer(model: LangBridge, training: Sequence[Example], out: Path, validato
     arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_size // settings.accumulate,
-        gradient_accumulation_steps=settings.accumulate,
+        per_device_train_batch_size=settings.batch_size,  # split by the trainer itself
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,

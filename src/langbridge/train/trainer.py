@@ -1,5 +1,6 @@
 """A thin subclass of transformers' Trainer: our loss, our sampler, trained weights only."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from langbridge.checkpoint import WEIGHTS, LangBridge, read_weights, save_weight
 from langbridge.errors import CheckpointError
 from langbridge.model import Batch
 from langbridge.train.dataset import Examples, LengthGroupedSampler, length_of
+from langbridge.train.micro import micro_batches
 
 
 class BridgeTrainer(Trainer):
@@ -40,6 +42,23 @@ class BridgeTrainer(Trainer):
             loss = loss * tokens * self.accelerator.num_processes / num_items_in_batch
         return (loss, None) if return_outputs else loss
 
+    def training_step(
+        self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Run a whole batch forward and backward in micro-batches, and return its loss."""
+        model.train()
+        settings = self.bridge_model.recipe.training
+        batch = Batch(**self._prepare_inputs(inputs))
+        parts = micro_batches(self.bridge_model, batch, parts=settings.accumulate, budget=settings.token_budget)
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)  # gradients of devices are added up once
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                loss = self.compute_loss(model, vars(part), num_items_in_batch=num_items_in_batch)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         tokens = torch.stack([sample["target_mask"].sum() for sample in batch_samples]).sum().to(device)
         total: Tensor = self.accelerator.gather(tokens).sum()
@@ -47,7 +66,7 @@ class BridgeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         dataset: Examples = train_dataset if train_dataset is not None else self.train_dataset
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        size = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler([length_of(example) for example in dataset.examples], size, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
