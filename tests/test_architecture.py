@@ -11,7 +11,7 @@ LEVELS = [
     {"languages"},
     {"config"},
     {"model"},
-    {"prompt", "pretrained"},
+    {"prompt", "pretrained", "policy"},
     {"data"},
     {"checkpoint", "synthesize"},
     {"generate"},

@@ -240,7 +240,16 @@ class StopAtText(StoppingCriteria):
 
 
 class PlainGenerator(BridgedGenerator):
-    """The LM alone, reading the text itself in the same template: the baseline."""
+    """The LM alone, reading the text itself in the same template: the baseline; adapters are off."""
+
+    def scores(self, examples: Sequence[Example], *, progress: Progress = lambda done, total: None) -> list[Score]:
+        """Return the log-likelihood of each example's target given its text and instruction, in order."""
+        with self.model.language_model.alone():
+            return super().scores(examples, progress=progress)
+
+    def _extend(self, examples: Sequence[Example], sampling: Sampling, **arguments: Any) -> Tensor:
+        with self.model.language_model.alone():
+            return super()._extend(examples, sampling, **arguments)
 
     def _prompt(self, examples: Sequence[Example]) -> Embeddings:
         rows = []

@@ -1,5 +1,6 @@
 """The recipe of a run and its sections."""
 
+from langbridge.config.policy import LoraConfig, PolicyConfig
 from langbridge.config.recipe import Recipe
 from langbridge.config.sections import (
     BridgeConfig,
@@ -17,6 +18,8 @@ __all__ = [
     "DataConfig",
     "EncoderConfig",
     "LanguageModelConfig",
+    "LoraConfig",
+    "PolicyConfig",
     "PretrainedConfig",
     "PromptConfig",
     "Recipe",

@@ -61,6 +61,8 @@ class EncoderConfig(PretrainedConfig):
     """Most tokens of a source; a longer prompt is refused."""
     language: str | None = None
     """Source-language tag put beside every text, for encoders that know such tags (NLLB: `eng_Latn`); null: no tag."""
+    whitespace: bool = False
+    """Give its tokenizer tokens for whatever whitespace it drops (new lines, tabs, runs of spaces): code needs them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,9 @@
 """The frozen causal LM: embed, log-likelihood, loss, extend. Any `transformers` causal LM; nothing per family."""
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +68,22 @@ class LanguageModel(nn.Module):
     def freeze(self) -> None:
         """Never learn and never drop out."""
         self.requires_grad_(False).eval()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Switch low-rank adapters off for a while: the LM as it was pretrained."""
+        layers: list[Any] = [
+            module
+            for module in self.model.modules()
+            if hasattr(module, "enable_adapters") and not isinstance(module, PreTrainedModel)
+        ]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
         """Move or cast the weights, unless the LM was placed by its loading."""

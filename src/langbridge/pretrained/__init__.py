@@ -3,6 +3,7 @@
 from langbridge.pretrained.load import load_encoder, load_language_model, load_tokenizer, load_tokenizer_folder, quiet
 from langbridge.pretrained.names import EMBEDDED, PREFIX, folder_of, home, local_path, pull
 from langbridge.pretrained.source_language import with_source_language
+from langbridge.pretrained.whitespace import whitespace_ids, with_whitespace
 
 __all__ = [
     "EMBEDDED",
@@ -16,5 +17,7 @@ __all__ = [
     "local_path",
     "pull",
     "quiet",
+    "whitespace_ids",
     "with_source_language",
+    "with_whitespace",
 ]

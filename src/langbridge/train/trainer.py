@@ -12,6 +12,7 @@ from langbridge.checkpoint import WEIGHTS, LangBridge, read_weights, save_weight
 from langbridge.errors import CheckpointError
 from langbridge.model import Batch
 from langbridge.train.dataset import Examples, LengthGroupedSampler, length_of
+from langbridge.train.optimizer import groups
 
 
 class BridgeTrainer(Trainer):
@@ -39,6 +40,13 @@ class BridgeTrainer(Trainer):
         if num_items_in_batch is not None:
             loss = loss * tokens * self.accelerator.num_processes / num_items_in_batch
         return (loss, None) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the optimizer, with a group for each part that trains."""
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.bridge_model)
+            self.optimizer: torch.optim.Optimizer = kind(groups(self.bridge_model), **arguments)
+        return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         tokens = torch.stack([sample["target_mask"].sum() for sample in batch_samples]).sum().to(device)
