@@ -124,12 +124,14 @@ class LangBridge(core.LangBridge):
     @property
     def collate(self) -> Collator:
         """The one way from examples to batches for this model."""
+        around = PromptTemplate.of(self.recipe.prompt.encoder_template or "none", self.encoder_tokenizer)
         return Collator(
             encoder_tokenizer=self.encoder_tokenizer,
             lm_tokenizer=self.lm_tokenizer,
             template=self.template,
             longest_source=min(self.recipe.encoder.longest, self.encoder_tokenizer.model_max_length),
-            prefix=self.recipe.encoder.prefix,
+            prefix=self.recipe.encoder.prefix + around.before,
+            suffix=around.after,
         )
 
     def trained(self) -> dict[str, Tensor]:

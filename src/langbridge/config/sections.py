@@ -115,6 +115,8 @@ class PromptConfig:
 
     template: str | None = None
     """chat, metamath, orca, none, or own text with one `{prompt}`; null: chat for chat LMs, none for others."""
+    encoder_template: str | None = None
+    """Text around every prompt for the encoder, where the paper has its template: metamath, orca, own; null: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

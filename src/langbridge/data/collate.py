@@ -26,6 +26,8 @@ class Collator:
     """Most encoder tokens of a source."""
     prefix: str = ""
     """Text put in front of every source, where the encoder was trained with one."""
+    suffix: str = ""
+    """Text put behind every source: the end of a template that goes through the encoder."""
 
     def __call__(self, examples: Sequence[Example], *, end: bool = True) -> Batch:
         """Return a Batch; with `end` the LM's end token closes each target.
@@ -52,6 +54,10 @@ class Collator:
             target_mask=target_mask,
         )
 
+    def whole(self, text: str) -> str:
+        """Return a source as the encoder reads it."""
+        return self.prefix + text + self.suffix
+
     def source_ids(self, text: str) -> list[int]:
         """Return the encoder's tokens of one text, its special tokens included."""
         if not text.strip():
@@ -59,9 +65,9 @@ class Collator:
         if has_lone_surrogate(text):
             raise PromptError(f"the prompt holds half a character (a lone surrogate): {text[:60]!a}.")
         if CUT in text:
-            ids = cut_ids(self.encoder_tokenizer, self.prefix + text)
+            ids = cut_ids(self.encoder_tokenizer, self.whole(text))
         else:
-            ids = list(self.encoder_tokenizer(self.prefix + text, verbose=False).input_ids)
+            ids = list(self.encoder_tokenizer(self.whole(text), verbose=False).input_ids)
         if len(ids) > self.longest_source:
             raise PromptError(
                 f"the prompt has {len(ids)} encoder tokens, more than the {self.longest_source} this model takes: "

@@ -101,9 +101,9 @@ def split(data: DataConfig, collate: Collator, seed: int) -> tuple[list[Example]
 
 def _fits(example: Example, data: DataConfig, collate: Collator) -> bool:
     # a token has at least one character: most records need no tokenizer to be seen to fit
-    if max(len(example.source), len(example.target)) < min(collate.longest_source, data.longest_target):
+    if max(len(collate.whole(example.source)), len(example.target)) < min(collate.longest_source, data.longest_target):
         return True
-    source = collate.encoder_tokenizer(collate.prefix + example.source, verbose=False).input_ids
+    source = collate.encoder_tokenizer(collate.whole(example.source), verbose=False).input_ids
     return len(source) <= collate.longest_source and len(collate.target_ids(example.target)) <= data.longest_target
 
 
