@@ -27,6 +27,7 @@ from langbridge.errors import CheckpointError, ConfigError
 from langbridge.files import replacing, write_text
 from langbridge.model import langbridge as core
 from langbridge.model.bridge import make_bridge
+from langbridge.model.distillation import Distillation
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
 from langbridge.policy import apply_policy
@@ -73,6 +74,9 @@ class LangBridge(core.LangBridge):
         added = whitespace_ids(encoder_tokenizer) if recipe.encoder.whitespace else []
         apply_policy(recipe, encoder, language_model, added)
         self.recipe = recipe
+        if recipe.objective.kind == "distill":
+            names = [field.name for field in dataclasses.fields(Distillation)]
+            self.distillation = Distillation(**{name: getattr(recipe.objective, name) for name in names})
         self.encoder_tokenizer = encoder_tokenizer
         self.lm_tokenizer = lm_tokenizer
         self.template = PromptTemplate.of(recipe.prompt.template or default_template(lm_tokenizer), lm_tokenizer)

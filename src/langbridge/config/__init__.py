@@ -1,5 +1,6 @@
 """The recipe of a run and its sections."""
 
+from langbridge.config.objective import ObjectiveConfig
 from langbridge.config.policy import LoraConfig, PolicyConfig
 from langbridge.config.recipe import Recipe
 from langbridge.config.sections import (
@@ -19,6 +20,7 @@ __all__ = [
     "EncoderConfig",
     "LanguageModelConfig",
     "LoraConfig",
+    "ObjectiveConfig",
     "PolicyConfig",
     "PretrainedConfig",
     "PromptConfig",

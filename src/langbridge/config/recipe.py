@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from langbridge.config.objective import ObjectiveConfig
 from langbridge.config.policy import LoraConfig, PolicyConfig
 from langbridge.config.sections import (
     BridgeConfig,
@@ -36,6 +37,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
 
@@ -58,12 +60,22 @@ class Recipe:
             not (encoder.whitespace and self.data.cut_words),
             "encoder.whitespace and data.cut_words exclude each other: cut words lose added whitespace tokens",
         )
+        if self.objective.kind == "prefix_lm":
+            _need(
+                self.objective.longest <= encoder.longest,
+                f"objective.longest {self.objective.longest} is more than encoder.longest {encoder.longest}",
+            )
+            pairs = ("answers", "shuffle_words", "plain_case", "cut_words")
+            set_here = [name for name in pairs if getattr(self.data, name)]
+            _need(not set_here, f"data.{' and data.'.join(set_here)} mean nothing for unlabelled text: leave them out")
 
     @property
     def encoder_policy(self) -> str:
         """What trains of the encoder: frozen, whitespace or trained; `auto` is the paper's rule (appendix D.1)."""
         if self.policy.encoder != "auto":
             return self.policy.encoder
+        if self.objective.kind == "prefix_lm":
+            return "trained"
         return "whitespace" if self.encoder.whitespace else "frozen"
 
     @classmethod

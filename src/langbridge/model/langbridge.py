@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from langbridge.model.bridge import Bridge
+from langbridge.model.distillation import Distillation, Teacher, divergence, teacher
 from langbridge.model.embeddings import Embeddings, join
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
@@ -31,10 +32,22 @@ class Batch:
     target_ids: Tensor
     """(batch, target): tokens the loss is on; width 0 when generating."""
     target_mask: Tensor
+    text_ids: Tensor | None = None
+    """(batch, text): the source as the LM itself reads it, where the LM teaches the bridge."""
+    text_mask: Tensor | None = None
+    teacher_ids: Tensor | None = None
+    """(batch, target, k): tokens that the LM alone finds most likely at each target; computed where it is None."""
+    teacher_logs: Tensor | None = None
+    """(batch, target, k): their log-probabilities."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return Batch(**{name: part.to(device) for name, part in self.parts().items()})
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the tensors that are there, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: part for name, part in found.items() if part is not None}
 
 
 class LangBridge(nn.Module):
@@ -45,6 +58,8 @@ class LangBridge(nn.Module):
         self.encoder = encoder
         self.bridge = bridge
         self.language_model = language_model
+        self.distillation: Distillation | None = None
+        """How the LM teaches the bridge, where it does."""
         language_model.freeze()
 
     def soft_prompt(self, encoder_ids: Tensor, encoder_mask: Tensor) -> Embeddings:
@@ -64,9 +79,42 @@ class LangBridge(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the mean negative log-likelihood per target token: a scalar, nats."""
+        """Return the mean negative log-likelihood per target token: a scalar, nats.
+
+        Where the LM teaches the bridge, and has read the sources of the batch, its divergence is added.
+        """
+        if self.distillation is not None and batch.text_ids is not None:
+            return self._distilled(batch, self.distillation)
         loss = self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask)
         return loss.to(batch.target_ids.device)  # an LM that was placed elsewhere answers elsewhere
+
+    def _distilled(self, batch: Batch, settings: Distillation) -> Tensor:
+        wanted = self._stored(batch) or self.teach(batch, settings)
+        lm = self.language_model
+        logits = lm.target_logits(self.prompt(batch), batch.target_ids, batch.target_mask)  # (tokens, vocabulary)
+        ids = batch.target_ids[batch.target_mask.bool()].to(logits.device)
+        loss = nn.functional.cross_entropy(logits.float(), ids)
+        return (loss + settings.divergence * divergence(logits, wanted, settings)).to(batch.target_ids.device)
+
+    @torch.no_grad()
+    def teach(self, batch: Batch, settings: Distillation) -> Teacher:
+        """Return what the LM alone, given the sources as text, finds likely at each target token."""
+        assert batch.text_ids is not None
+        assert batch.text_mask is not None
+        lm = self.language_model
+        with lm.alone():
+            prompt = join(
+                lm.embed(batch.before_ids, batch.before_mask),
+                lm.embed(batch.text_ids, batch.text_mask),
+                lm.embed(batch.after_ids, batch.after_mask),
+            )
+            return teacher(lm.target_logits(prompt, batch.target_ids, batch.target_mask), settings)
+
+    def _stored(self, batch: Batch) -> Teacher | None:
+        if batch.teacher_ids is None or batch.teacher_logs is None:
+            return None
+        tokens, device = batch.target_mask.bool(), self.language_model.device
+        return Teacher(ids=batch.teacher_ids[tokens].to(device), logs=batch.teacher_logs[tokens].to(device).float())
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Return the log-likelihood of each target token: (batch, target), nats, 0 at padding."""

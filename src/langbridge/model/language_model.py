@@ -71,7 +71,9 @@ class LanguageModel(nn.Module):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Switch low-rank adapters off for a while: the LM as it was pretrained."""
+        """Switch low-rank adapters and dropout off for a while: the LM as it was pretrained."""
+        mode = self.model.training
+        self.model.eval()
         layers: list[Any] = [
             module
             for module in self.model.modules()
@@ -84,6 +86,7 @@ class LanguageModel(nn.Module):
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
+            self.model.train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
         """Move or cast the weights, unless the LM was placed by its loading."""
@@ -109,12 +112,18 @@ class LanguageModel(nn.Module):
         `target_ids` is padded on the left, so that after `join` the targets are the last columns.
         """
         target_ids, target_mask = target_ids.to(self.device), target_mask.to(self.device)
+        logits = self.target_logits(prompt, target_ids, target_mask)  # (targets, vocabulary)
+        rows, columns = target_mask.nonzero(as_tuple=True)
+        found = -nn.functional.cross_entropy(logits.float(), target_ids[rows, columns], reduction="none")
+        return found.new_zeros(target_ids.shape).index_put((rows, columns), found)
+
+    def target_logits(self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor) -> Tensor:
+        """Return the logits that predict each target token, row after row: (targets, vocabulary)."""
+        target_ids, target_mask = target_ids.to(self.device), target_mask.to(self.device)
         whole = join(prompt, self.embed(target_ids, target_mask))
         rows, columns = target_mask.nonzero(as_tuple=True)
         before = whole.mask.shape[1] - target_ids.shape[1] - 1  # position i predicts token i + 1
-        logits = self._logits_at(whole, rows, columns + before)  # (targets, vocabulary)
-        found = -nn.functional.cross_entropy(logits.float(), target_ids[rows, columns], reduction="none")
-        return found.new_zeros(target_ids.shape).index_put((rows, columns), found)
+        return self._logits_at(whole, rows, columns + before)
 
     def log_likelihoods(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Return what `log_likelihood` gives for each (ids, mask) of `targets`, reading the prompt only once.
