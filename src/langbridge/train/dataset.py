@@ -1,15 +1,20 @@
 """Training records as a map-style data set, grouped by length; the same seed gives the same order and noise."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from langbridge.config import DataConfig
-from langbridge.data import Collator, Example, read_examples
+from langbridge.data import Collator, Example, read_examples, read_prompts, read_texts
 from langbridge.data.cutting import with_cuts
 from langbridge.errors import DataError
+from langbridge.model import Batch
+
+Item = TypeVar("Item")
 
 POOL = 32
 """Batches that are sorted by length together."""
@@ -39,7 +44,7 @@ class Examples(Dataset[Example]):
                 source = source.lower().rstrip(".!?")
         if self.data.cut_words:
             source = with_cuts(source, self.data.cut_words, rng)
-        return Example(source=source, target=example.target, instruction=example.instruction)
+        return replace(example, source=source)
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -80,30 +85,45 @@ def shuffled(text: str, reach: float, rng: random.Random) -> str:
     return " ".join(word for _, word in sorted(zip(keys, words, strict=True), key=lambda pair: pair[0]))
 
 
-def split(data: DataConfig, collate: Collator, seed: int) -> tuple[list[Example], list[Example], int]:
+def split(
+    data: DataConfig, collate: Collator, seed: int, *, own_answers: bool = False
+) -> tuple[list[Example], list[Example], int]:
     """Return (training, validation) examples and how many over-long records were skipped.
 
-    Raises DataError when too few are left.
+    `own_answers`: the LM will answer, and targets may be absent. Raises DataError when too few are left.
     """
-    examples = read_examples(data.train)
+    examples = (read_prompts if own_answers else read_examples)(data.train)
     fitting = [example for example in examples if _fits(example, data, collate)]
-    random.Random(seed).shuffle(fitting)
-    validation, training = fitting[: data.validation], fitting[data.validation :][: data.limit]
+    training, validation = _parted(fitting, len(examples), data, seed)
     if data.answers is not None:
         training = _mix(training, data.answers)
+    return training, validation, len(examples) - len(fitting)
+
+
+def split_texts(data: DataConfig, fits: Callable[[str], bool], seed: int) -> tuple[list[str], list[str], int]:
+    """Return (training, validation) texts and how many were skipped; raises DataError when too few are left."""
+    texts = read_texts(data.train)
+    fitting = [text for text in texts if fits(text)]
+    training, validation = _parted(fitting, len(texts), data, seed)
+    return training, validation, len(texts) - len(fitting)
+
+
+def _parted(fitting: list[Item], found: int, data: DataConfig, seed: int) -> tuple[list[Item], list[Item]]:
+    random.Random(seed).shuffle(fitting)
+    validation, training = fitting[: data.validation], fitting[data.validation :][: data.limit]
     if not training or not validation:
         raise DataError(
-            f"{data.train}: {len(examples)} records, {len(fitting)} within the length limits, "
+            f"{data.train}: {found} records, {len(fitting)} within the length limits, "
             f"{data.validation} of them for validation: nothing is left to train on."
         )
-    return training, validation, len(examples) - len(fitting)
+    return training, validation
 
 
 def _fits(example: Example, data: DataConfig, collate: Collator) -> bool:
     # a token has at least one character: most records need no tokenizer to be seen to fit
-    if max(len(example.source), len(example.target)) < min(collate.longest_source, data.longest_target):
+    if max(len(collate.whole(example.source)), len(example.target)) < min(collate.longest_source, data.longest_target):
         return True
-    source = collate.encoder_tokenizer(collate.prefix + example.source, verbose=False).input_ids
+    source = collate.encoder_tokenizer(collate.whole(example.source), verbose=False).input_ids
     return len(source) <= collate.longest_source and len(collate.target_ids(example.target)) <= data.longest_target
 
 
@@ -134,7 +154,10 @@ class ToBatch:
 
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         """Return the fields of a Batch."""
-        batch = self.collate(examples)
+        return self.counted(self.collate(examples))
+
+    def counted(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the fields of a Batch, and count its LM tokens."""
         masks = (batch.before_mask, batch.encoder_mask, batch.after_mask, batch.target_mask)
-        self.tokens += sum(int(mask.sum()) for mask in masks) + len(examples)  # one boundary vector each
-        return dict(vars(batch))
+        self.tokens += sum(int(mask.sum()) for mask in masks) + len(batch.encoder_ids)  # one boundary vector each
+        return batch.parts()

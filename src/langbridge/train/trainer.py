@@ -14,6 +14,7 @@ from langbridge.errors import CheckpointError
 from langbridge.model import Batch
 from langbridge.train.dataset import Examples, LengthGroupedSampler, length_of
 from langbridge.train.micro import micro_batches
+from langbridge.train.optimizer import groups
 
 
 class BridgeTrainer(Trainer):
@@ -54,10 +55,17 @@ class BridgeTrainer(Trainer):
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)  # gradients of devices are added up once
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self.compute_loss(model, vars(part), num_items_in_batch=num_items_in_batch)
+                loss = self.compute_loss(model, part.parts(), num_items_in_batch=num_items_in_batch)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the optimizer, with a group for each part that trains."""
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.bridge_model)
+            self.optimizer: torch.optim.Optimizer = kind(groups(self.bridge_model), **arguments)
+        return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         tokens = torch.stack([sample["target_mask"].sum() for sample in batch_samples]).sum().to(device)
