@@ -1,12 +1,12 @@
-"""Training records as a map-style data set, grouped by length; the same seed gives the same order and noise."""
+"""Training records as a map-style data set; the same seed gives the same noise."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from langbridge.config import DataConfig
 from langbridge.data import Collator, Example, read_examples, read_prompts, read_texts
@@ -15,9 +15,6 @@ from langbridge.errors import DataError
 from langbridge.model import Batch
 
 Item = TypeVar("Item")
-
-POOL = 32
-"""Batches that are sorted by length together."""
 
 
 class Examples(Dataset[Example]):
@@ -45,37 +42,6 @@ class Examples(Dataset[Example]):
         if self.data.cut_words:
             source = with_cuts(source, self.data.cut_words, rng)
         return replace(example, source=source)
-
-
-class LengthGroupedSampler(Sampler[int]):
-    """A random order in which neighbours have similar lengths; a function of seed and epoch alone.
-
-    Gives `i + epoch * len`, so that the data set knows the epoch too.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; called by the trainer, also when it resumes."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"{self.seed}-{self.epoch}")
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
-        pool = POOL * self.batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), pool):
-            part = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
-            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        last = [batch for batch in batches if len(batch) < self.batch_size]  # the short batch stays last
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        rng.shuffle(full)
-        return iter([i + self.epoch * len(order) for batch in full + last for i in batch])
 
 
 def shuffled(text: str, reach: float, rng: random.Random) -> str:
@@ -139,11 +105,6 @@ def _mix(examples: list[Example], answers: float) -> list[Example]:
     return [example for example in examples if id(example) in keep]
 
 
-def length_of(example: Example) -> int:
-    """Return a length to sort by, in characters."""
-    return len(example.source) + len(example.target) + len(example.instruction)
-
-
 class ToBatch:
     """Collate function for a DataLoader: examples -> dict of tensors, as transformers' Trainer wants it."""
 
@@ -155,6 +116,12 @@ class ToBatch:
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         """Return the fields of a Batch."""
         return self.counted(self.collate(examples))
+
+    def length(self, example: Example) -> int:
+        """Return how many LM tokens an example takes, but for the template's own."""
+        collate = self.collate
+        target = collate.target_ids(example.target, end=example.complete)
+        return len(collate.source_ids(example.source)) + len(target) + len(collate.text_ids(example.instruction))
 
     def counted(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the fields of a Batch, and count its LM tokens."""

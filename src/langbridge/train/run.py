@@ -57,9 +57,10 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
     trainer = _trainer(model, data, out, validator)
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
+        trainer.steps_done = int(checkpoint.name.split("-")[-1])
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, Metrics):
-                callback.cut_after(int(checkpoint.name.split("-")[-1]))
+                callback.cut_after(trainer.steps_done)
     with _quiet():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     halves.release()
@@ -175,7 +176,7 @@ def _trainer(model: LangBridge, data: Records, out: Path, validator: _Validation
         args=arguments,
         data_collator=data.to_batch,
         train_dataset=data.dataset,
-        callbacks=[Metrics(out / "metrics.jsonl"), Bar(lambda: data.to_batch.tokens), validator],
+        callbacks=[Metrics(out / "metrics.jsonl", len(data.dataset)), Bar(lambda: data.to_batch.tokens), validator],
     )
     validator.trainer = trainer
     for callback in (PrinterCallback, ProgressCallback):

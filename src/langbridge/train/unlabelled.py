@@ -56,6 +56,10 @@ class ToCuts(ToBatch):
         examples = [halves(text.text, cut, self.collate) for text in texts]
         return self.counted(self.collate(examples, longest_target=room))
 
+    def length(self, text: Text) -> int:  # type: ignore[override]
+        """Return a length to sort by: texts of a batch are cut to one length, unless they are shorter."""
+        return len(text.text)
+
 
 def drawn(objective: ObjectiveConfig, longest: int, rng: random.Random) -> tuple[int, int]:
     """Draw the encoder tokens in front of a batch's cut, and the LM tokens behind it."""
