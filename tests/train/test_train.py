@@ -16,7 +16,7 @@ from langbridge.checkpoint import LangBridge, read_config
 from langbridge.config import DataConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, DataError
-from langbridge.train.dataset import Examples, LengthGroupedSampler, shuffled, split
+from langbridge.train.dataset import Examples, LengthGroupedSampler, split
 from langbridge.train.precision import Measured, measure
 from langbridge.train.run import train
 from langbridge.train.trainer import newest_checkpoint
@@ -204,17 +204,6 @@ def test_sampler_is_a_permutation_that_groups_lengths() -> None:
     assert [i - 500 for i in second] != first
     spread = [max(b) - min(b) for b in ([lengths[i] for i in first[s : s + 10]] for s in range(0, 320, 10))]
     assert sum(spread) / len(spread) < 10
-
-
-def test_shuffled_words_stay_within_reach() -> None:
-    import random
-
-    text = " ".join(str(i) for i in range(30))
-    words = [int(word) for word in shuffled(text, 3.0, random.Random(0)).split()]
-    assert sorted(words) == list(range(30))
-    assert words != sorted(words)
-    assert all(abs(place - word) <= 3 for place, word in enumerate(words))
-    assert shuffled(text, 0.0, random.Random(0)) == text
 
 
 def test_noise_is_the_same_whenever_a_record_is_read() -> None:

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, Sampler
 from langbridge.config import DataConfig
 from langbridge.data import Collator, Example, read_examples
 from langbridge.data.cutting import with_cuts
+from langbridge.data.noise import glossed, shuffled
 from langbridge.errors import DataError
 
 POOL = 32
@@ -34,7 +35,7 @@ class Examples(Dataset[Example]):
         source = example.source
         if example.source == example.target:  # noise only where the clean sentence is the target
             if rng.random() < self.data.shuffle_words:
-                source = shuffled(source, self.data.shuffle_reach, rng)
+                source = shuffled(glossed(source, self.data.gloss, rng), self.data.shuffle_reach, rng)
             if rng.random() < self.data.plain_case:
                 source = source.lower().rstrip(".!?")
         if self.data.cut_words:
@@ -71,13 +72,6 @@ class LengthGroupedSampler(Sampler[int]):
         full = [batch for batch in batches if len(batch) == self.batch_size]
         rng.shuffle(full)
         return iter([i + self.epoch * len(order) for batch in full + last for i in batch])
-
-
-def shuffled(text: str, reach: float, rng: random.Random) -> str:
-    """Return the text with its words moved: none is overtaken by one more than `reach` places behind it."""
-    words = text.split()
-    keys = [position + rng.uniform(0, reach) for position in range(len(words))]
-    return " ".join(word for _, word in sorted(zip(keys, words, strict=True), key=lambda pair: pair[0]))
 
 
 def split(data: DataConfig, collate: Collator, seed: int) -> tuple[list[Example], list[Example], int]:
