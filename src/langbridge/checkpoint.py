@@ -27,15 +27,19 @@ from langbridge.errors import CheckpointError, ConfigError
 from langbridge.files import replacing, write_text
 from langbridge.model import langbridge as core
 from langbridge.model.bridge import make_bridge
+from langbridge.model.distillation import Distillation
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
+from langbridge.policy import apply_policy
 from langbridge.pretrained import (
     PREFIX,
     load_encoder,
     load_language_model,
     load_tokenizer,
     load_tokenizer_folder,
+    whitespace_ids,
     with_source_language,
+    with_whitespace,
 )
 from langbridge.prompt import PromptTemplate, default_template
 
@@ -67,8 +71,12 @@ class LangBridge(core.LangBridge):
         mixed = len(encoder.layers) if recipe.bridge.layers == "mix" else 1
         bridge = make_bridge(recipe.bridge, encoder.dim // mixed, language_model.dim, mixed=mixed, scale=scale)
         super().__init__(encoder, bridge, language_model)
-        encoder.freeze()
+        added = whitespace_ids(encoder_tokenizer) if recipe.encoder.whitespace else []
+        apply_policy(recipe, encoder, language_model, added)
         self.recipe = recipe
+        if recipe.objective.kind == "distill":
+            names = [field.name for field in dataclasses.fields(Distillation)]
+            self.distillation = Distillation(**{name: getattr(recipe.objective, name) for name in names})
         self.encoder_tokenizer = encoder_tokenizer
         self.lm_tokenizer = lm_tokenizer
         self.template = PromptTemplate.of(recipe.prompt.template or default_template(lm_tokenizer), lm_tokenizer)
@@ -120,17 +128,22 @@ class LangBridge(core.LangBridge):
     @property
     def collate(self) -> Collator:
         """The one way from examples to batches for this model."""
+        around = PromptTemplate.of(self.recipe.prompt.encoder_template or "none", self.encoder_tokenizer)
         return Collator(
             encoder_tokenizer=self.encoder_tokenizer,
             lm_tokenizer=self.lm_tokenizer,
             template=self.template,
             longest_source=min(self.recipe.encoder.longest, self.encoder_tokenizer.model_max_length),
-            prefix=self.recipe.encoder.prefix,
+            prefix=self.recipe.encoder.prefix + around.before,
+            suffix=around.after,
         )
 
     def trained(self) -> dict[str, Tensor]:
-        """Return the weights that training changes, by name."""
-        return {name: value for name, value in self.state_dict().items() if name.startswith("bridge.")}
+        """Return the weights that training changes, by name: the bridge's and whatever else the policy trains."""
+        learning = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {
+            name: value for name, value in self.state_dict().items() if name.startswith("bridge.") or name in learning
+        }
 
     def load_trained(self, weights: Mapping[str, Tensor]) -> None:
         """Put trained weights in place; raises CheckpointError when names or shapes differ."""
@@ -178,12 +191,13 @@ class LangBridge(core.LangBridge):
 
 
 def _encoder_tokenizer(config: EncoderConfig, saved: Path | None) -> PreTrainedTokenizerBase:
-    """Prefer the copy in the run folder over the model's own, which may have changed; either gets its language tag."""
+    """Prefer the copy in the run folder over the model's own, which may have changed; add tag and whitespace."""
     if saved is not None and (saved / "encoder").is_dir():
         tokenizer = load_tokenizer_folder(saved / "encoder")
     else:
         tokenizer = load_tokenizer(config.name, revision=config.revision)
-    return with_source_language(tokenizer, config.language, config.name)
+    tagged = with_source_language(tokenizer, config.language, config.name)
+    return with_whitespace(tagged) if config.whitespace else tagged
 
 
 def _lm_tokenizer(config: LanguageModelConfig, saved: Path | None) -> PreTrainedTokenizerBase:
@@ -281,12 +295,18 @@ def model_card(model: LangBridge) -> str:
     """Return the run's README: what it is, how to use it, what was measured."""
     recipe = model.recipe
     count = sum(value.numel() for value in model.trained().values())
+    trained = {"trained": "was trained too: its", "whitespace": "gained whitespace tokens: their"}.get(
+        recipe.encoder_policy
+    )
+    encoder = f"The encoder {trained} weights are in this folder.\n" if trained else ""
+    adapters = f"Low-rank adapters: {', '.join(recipe.lora.parts)}.\n" if recipe.lora.parts else ""
     results = "\n".join(f"| {name} | {value} |" for name, value in model.results.items()) or "| none yet | |"
     return (
         "---\nlibrary_name: langbridge\ntags: [langbridge, multilingual, soft-prompt]\n---\n"
         f"# Bridge from {recipe.encoder.name} to {recipe.language_model.name}\n\n"
         f"A {recipe.bridge.kind} bridge of {count:,} weights, trained on English alone (`{recipe.data.train}`),\n"
-        "lets the frozen language model read every language of the encoder. The two models are not in this folder.\n\n"
+        "lets the frozen language model read every language of the encoder. The two models are not in this folder.\n"
+        f"{encoder}{adapters}\n"
         '```python\nimport langbridge\n\nmodel = langbridge.load("this folder or its hub id")\n'
         'print(model.generate(["რომელია საფრანგეთის დედაქალაქი?"]))\n```\n\n'
         f"Prompt template: `{json.dumps(model.template.text)}`\n\n"

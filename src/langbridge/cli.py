@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from langbridge.commands import import_released
 from langbridge.errors import DataError, LangBridgeError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.command("import")(import_released)
 
 RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]

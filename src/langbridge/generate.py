@@ -44,6 +44,16 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What an LM said."""
+
+    text: str
+    """All of it, blanks and stop strings included."""
+    complete: bool
+    """Whether the LM ended it, rather than the limit of new tokens."""
+
+
+@dataclass(frozen=True)
 class Score:
     """Log-likelihood of one target."""
 
@@ -98,14 +108,27 @@ class BridgedGenerator:
         """Return one completion for each prompt, in order; raises PromptError for empty and over-long prompts."""
         sampling = sampling or Sampling()
         examples = [Example(source=prompt, instruction=instruction) for prompt in prompts]
-        outputs = [""] * len(prompts)
+        return [cut(answer.text, sampling.stop) for answer in self.answers(examples, sampling, progress=progress)]
+
+    def answers(
+        self,
+        examples: Sequence[Example],
+        sampling: Sampling,
+        *,
+        progress: Progress = lambda done, total: None,
+    ) -> list[Answer]:
+        """Return the whole answer to each example's source and instruction, in order."""
+        ends = self._config(sampling).eos_token_id
+        closing = torch.tensor([] if ends is None else ends, dtype=torch.int64, device=self.device).flatten()
+        outputs = [Answer("", False)] * len(examples)
         done = 0
         for rows in self._by_length(examples):
             torch.manual_seed(sampling.seed)
             new = self._extend([examples[i] for i in rows], sampling)
             for i, ids in zip(rows, new, strict=True):
-                outputs[i] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), sampling.stop)
-            progress(done := done + len(rows), len(prompts))
+                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                outputs[i] = Answer(text, bool(torch.isin(ids, closing).any()))
+            progress(done := done + len(rows), len(examples))
         return outputs
 
     def stream(self, prompt: str, sampling: Sampling | None = None) -> Iterator[str]:
@@ -240,7 +263,16 @@ class StopAtText(StoppingCriteria):
 
 
 class PlainGenerator(BridgedGenerator):
-    """The LM alone, reading the text itself in the same template: the baseline."""
+    """The LM alone, reading the text itself in the same template: the baseline; adapters are off."""
+
+    def scores(self, examples: Sequence[Example], *, progress: Progress = lambda done, total: None) -> list[Score]:
+        """Return the log-likelihood of each example's target given its text and instruction, in order."""
+        with self.model.language_model.alone():
+            return super().scores(examples, progress=progress)
+
+    def _extend(self, examples: Sequence[Example], sampling: Sampling, **arguments: Any) -> Tensor:
+        with self.model.language_model.alone():
+            return super()._extend(examples, sampling, **arguments)
 
     def _prompt(self, examples: Sequence[Example]) -> Embeddings:
         rows = []
@@ -248,8 +280,7 @@ class PlainGenerator(BridgedGenerator):
             if not example.source.strip():
                 raise PromptError("the prompt is empty: give some text.")
             template = self.model.template.with_instruction(example.instruction)
-            # control tokens that a user writes into the text stay text
-            text = self.tokenizer(example.source, add_special_tokens=False, split_special_tokens=True).input_ids
+            text = self.collate.text_ids(example.source)
             rows.append([*template.before_ids(self.tokenizer), *text, *template.after_ids(self.tokenizer)])
         ids, mask = pad(rows, self._fill)
         return self.model.language_model.embed(ids.to(self.device), mask.to(self.device))

@@ -59,7 +59,7 @@ def test_encoder_is_padded_right_and_everything_of_the_lm_left() -> None:
 
 
 def test_all_tensors_are_int64_and_have_one_row_each() -> None:
-    for tensor in vars(collator()(EXAMPLES)).values():
+    for tensor in collator()(EXAMPLES).parts().values():
         assert tensor.dtype == torch.int64
         assert len(tensor) == len(EXAMPLES)
 

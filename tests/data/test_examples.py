@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from langbridge.data import Example, read_examples
 from langbridge.errors import DataError
 
+FIELDS = ("source", "target", "instruction")
 GOOD = {"source": "How are you?", "target": "I am fine."}
 
 
@@ -49,7 +50,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip)
 def test_what_is_written_is_read(records: list[tuple[str, str, str]], compressed: bool, escaped: bool) -> None:
     """Any text survives, U+2028 and other line ends of Unicode too."""
     examples = [Example(source=s, target=t, instruction=i) for s, t, i in records]
-    lines = "".join(json.dumps(vars(example), ensure_ascii=escaped) + "\n" for example in examples).encode()
+    lines = "".join(
+        json.dumps({name: getattr(example, name) for name in FIELDS}, ensure_ascii=escaped) + "\n"
+        for example in examples
+    ).encode()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("train.jsonl.gz" if compressed else "train.jsonl")
         path.write_bytes(gzip.compress(lines) if compressed else lines)

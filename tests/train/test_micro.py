@@ -59,6 +59,10 @@ def test_rows_of_one_opening_go_together(one: LangBridge) -> None:
     """Sharing a long opening is worth a micro-batch of its own; sharing a short one is not."""
     batch = one.collate(EXAMPLES)
     assert len(micro_batches(one, batch, parts=1, budget=None)) == 2
+    plain = build(template="{prompt}")  # nothing stands in front of the soft prompt
+    assert (
+        len(micro_batches(plain, plain.collate([Example(source="word", target="so")] * 4), parts=2, budget=None)) == 2
+    )
     short = [Example(source="word", target="so", instruction="x " if i % 2 else "") for i in range(6)]
     assert len(micro_batches(one, one.collate(short), parts=1, budget=None)) == 1
 

@@ -16,7 +16,8 @@ from langbridge.checkpoint import LangBridge, read_config
 from langbridge.config import DataConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, DataError
-from langbridge.train.dataset import Examples, LengthGroupedSampler, split
+from langbridge.train.dataset import Examples, split
+from langbridge.train.order import GroupedByLength
 from langbridge.train.precision import Measured, measure
 from langbridge.train.run import train
 from langbridge.train.trainer import newest_checkpoint
@@ -192,18 +193,43 @@ def test_nothing_to_resume_is_an_error(saved: dict[str, Path], data: Path, tmp_p
         train(settings, tmp_path / "run", resume=True)
 
 
-def test_sampler_is_a_permutation_that_groups_lengths() -> None:
-    lengths = [(7 * i) % 50 for i in range(500)]
-    sampler = LengthGroupedSampler(lengths, batch_size=10, seed=1)
-    first = list(sampler)
-    assert sorted(first) == list(range(500))
-    assert first == list(LengthGroupedSampler(lengths, batch_size=10, seed=1))
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert sorted(second) == list(range(500, 1000))
-    assert [i - 500 for i in second] != first
-    spread = [max(b) - min(b) for b in ([lengths[i] for i in first[s : s + 10]] for s in range(0, 320, 10))]
+def ordered(count: int, **given: int) -> list[int]:
+    """The order of records whose length is a function of their number."""
+    settings = {"batch_size": 10, "batches": 100, "seed": 1} | given
+    return list(GroupedByLength(lambda number: length_of(number % count), count, **settings))
+
+
+def length_of(record: int) -> int:
+    return (7 * record) % 50
+
+
+@pytest.mark.parametrize("count", [500, 333, 7])
+def test_every_record_comes_once_in_each_epoch(count: int) -> None:
+    """Also where an epoch does not end with a batch."""
+    found = ordered(count)
+    assert len(found) == 1000
+    whole = 320 * (1000 // 320)  # pools are complete up to here
+    assert sorted(found[:whole])[: count * (whole // count)] == list(range(count * (whole // count)))
+    assert len(set(found)) == 1000
+
+
+def test_the_order_groups_lengths_and_is_a_function_of_the_seed() -> None:
+    found = ordered(500)
+    assert found == ordered(500)
+    assert found != ordered(500, seed=2)
+    assert [number - 500 for number in ordered(500, batches=100)[500:]] != found[:500]
+    spread = [max(b) - min(b) for b in ([length_of(i % 500) for i in found[s : s + 10]] for s in range(0, 1000, 10))]
     assert sum(spread) / len(spread) < 10
+
+
+def test_the_order_of_a_resumed_or_longer_run_goes_on() -> None:
+    """Skipped records are not even looked at; a batch of an order cut short is that of the whole order."""
+    whole = ordered(500)
+    assert ordered(500, start=75)[750:] == whole[750:]
+    assert ordered(500, batches=77) == whole[:770]
+    looked_at: list[int] = []
+    list(GroupedByLength(lambda n: looked_at.append(n) or 0, 500, batch_size=10, batches=100, seed=1, start=64))
+    assert len(looked_at) == 640
 
 
 def test_noise_is_the_same_whenever_a_record_is_read() -> None:

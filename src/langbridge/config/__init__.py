@@ -1,5 +1,7 @@
 """The recipe of a run and its sections."""
 
+from langbridge.config.objective import ObjectiveConfig
+from langbridge.config.policy import LoraConfig, PolicyConfig
 from langbridge.config.recipe import Recipe
 from langbridge.config.sections import (
     BridgeConfig,
@@ -17,6 +19,9 @@ __all__ = [
     "DataConfig",
     "EncoderConfig",
     "LanguageModelConfig",
+    "LoraConfig",
+    "ObjectiveConfig",
+    "PolicyConfig",
     "PretrainedConfig",
     "PromptConfig",
     "Recipe",

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from langbridge.config.objective import ObjectiveConfig
+from langbridge.config.policy import LoraConfig, PolicyConfig
 from langbridge.config.sections import (
     BridgeConfig,
     DataConfig,
@@ -18,6 +20,7 @@ from langbridge.config.sections import (
     PromptConfig,
     TrainingConfig,
     WarmStartConfig,
+    _need,
 )
 from langbridge.errors import ConfigError
 from langbridge.files import write_text
@@ -34,6 +37,46 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        encoder, kind = self.encoder, self.encoder_policy
+        _need(
+            kind != "whitespace" or encoder.whitespace,
+            "policy.encoder is whitespace, but encoder.whitespace is false: there are no added tokens to train",
+        )
+        _need(
+            kind != "trained" or (encoder.dtype == "float32" and encoder.quantization is None),
+            f"a trained encoder needs encoder.dtype float32 and no quantization, got {encoder.dtype} and "
+            f"{encoder.quantization}: small steps vanish in half precision (training.precision: bf16 computes in half)",
+        )
+        _need(
+            kind != "trained" or "encoder" not in self.lora.parts,
+            "lora.parts has encoder, but policy.encoder trains all of it: set policy.encoder: frozen, or drop it",
+        )
+        _need(
+            not (encoder.whitespace and self.data.cut_words),
+            "encoder.whitespace and data.cut_words exclude each other: cut words lose added whitespace tokens",
+        )
+        if self.objective.kind == "prefix_lm":
+            _need(
+                self.objective.longest <= encoder.longest,
+                f"objective.longest {self.objective.longest} is more than encoder.longest {encoder.longest}",
+            )
+            pairs = ("answers", "shuffle_words", "plain_case", "cut_words")
+            set_here = [name for name in pairs if getattr(self.data, name)]
+            _need(not set_here, f"data.{' and data.'.join(set_here)} mean nothing for unlabelled text: leave them out")
+
+    @property
+    def encoder_policy(self) -> str:
+        """What trains of the encoder: frozen, whitespace or trained; `auto` is the paper's rule (appendix D.1)."""
+        if self.policy.encoder != "auto":
+            return self.policy.encoder
+        if self.objective.kind == "prefix_lm":
+            return "trained"
+        return "whitespace" if self.encoder.whitespace else "frozen"
 
     @classmethod
     def read(cls, path: Path, overrides: typing.Sequence[str] = ()) -> "Recipe":

@@ -61,6 +61,8 @@ class EncoderConfig(PretrainedConfig):
     """Most tokens of a source; a longer prompt is refused."""
     language: str | None = None
     """Source-language tag put beside every text, for encoders that know such tags (NLLB: `eng_Latn`); null: no tag."""
+    whitespace: bool = False
+    """Give its tokenizer tokens for whatever whitespace it drops (new lines, tabs, runs of spaces): code needs them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,6 +115,8 @@ class PromptConfig:
 
     template: str | None = None
     """chat, metamath, orca, none, or own text with one `{prompt}`; null: chat for chat LMs, none for others."""
+    encoder_template: str | None = None
+    """Text around every prompt for the encoder, where the paper has its template: metamath, orca, own; null: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,16 +26,23 @@ class Collator:
     """Most encoder tokens of a source."""
     prefix: str = ""
     """Text put in front of every source, where the encoder was trained with one."""
+    suffix: str = ""
+    """Text put behind every source: the end of a template that goes through the encoder."""
 
-    def __call__(self, examples: Sequence[Example], *, end: bool = True) -> Batch:
-        """Return a Batch; with `end` the LM's end token closes each target.
+    def __call__(self, examples: Sequence[Example], *, end: bool = True, longest_target: int | None = None) -> Batch:
+        """Return a Batch; with `end` the LM's end token closes each complete target.
 
+        `longest_target`: LM tokens of a target, the rest of which is left out. Where every example has a `text` that
+        the LM reads itself, the batch has its tokens too.
         Raises PromptError for an empty source and for one that is over-long; nothing is ever cut silently.
         """
         sources = [self.source_ids(example.source) for example in examples]
         before = [self._before(example.instruction) for example in examples]
         after = [self._after for _ in examples]
-        targets = [self.target_ids(example.target, end=end) if example.target else [] for example in examples]
+        targets = [
+            self.target_ids(example.target, end=end and example.complete)[:longest_target] if example.target else []
+            for example in examples
+        ]
         encoder_ids, encoder_mask = pad(sources, self.encoder_tokenizer.pad_token_id, left=False)
         fill = self.lm_tokenizer.pad_token_id
         before_ids, before_mask = pad(before, fill)
@@ -50,7 +57,20 @@ class Collator:
             after_mask=after_mask,
             target_ids=target_ids,
             target_mask=target_mask,
+            **(self._texts(examples) if all(example.text for example in examples) else {}),
         )
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the LM's tokens of a prompt that it reads itself; control tokens in a user's text stay text."""
+        return list(self.lm_tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    def _texts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        ids, mask = pad([self.text_ids(example.text) for example in examples], self.lm_tokenizer.pad_token_id)
+        return {"text_ids": ids, "text_mask": mask}
+
+    def whole(self, text: str) -> str:
+        """Return a source as the encoder reads it."""
+        return self.prefix + text + self.suffix
 
     def source_ids(self, text: str) -> list[int]:
         """Return the encoder's tokens of one text, its special tokens included."""
@@ -59,9 +79,9 @@ class Collator:
         if has_lone_surrogate(text):
             raise PromptError(f"the prompt holds half a character (a lone surrogate): {text[:60]!a}.")
         if CUT in text:
-            ids = cut_ids(self.encoder_tokenizer, self.prefix + text)
+            ids = cut_ids(self.encoder_tokenizer, self.whole(text))
         else:
-            ids = list(self.encoder_tokenizer(self.prefix + text, verbose=False).input_ids)
+            ids = list(self.encoder_tokenizer(self.whole(text), verbose=False).input_ids)
         if len(ids) > self.longest_source:
             raise PromptError(
                 f"the prompt has {len(ids)} encoder tokens, more than the {self.longest_source} this model takes: "
@@ -71,10 +91,8 @@ class Collator:
 
     def target_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the LM's tokens of a target, closed by its end token."""
-        # control tokens written into a text stay text
-        ids = list(self.lm_tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
         closing = [self.lm_tokenizer.eos_token_id] if end and self.lm_tokenizer.eos_token_id is not None else []
-        return ids + closing
+        return self.text_ids(text) + closing
 
     def _before(self, instruction: str) -> list[int]:
         return self.template.with_instruction(instruction).before_ids(self.lm_tokenizer)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn, set_grad_enabled
+from torch import Tensor, is_grad_enabled, nn, set_grad_enabled
 from transformers import PreTrainedModel
 
 from langbridge.errors import ConfigError
+from langbridge.model.whitespace import WhitespaceRows
 
 
 class Encoder(nn.Module):
@@ -21,6 +22,16 @@ class Encoder(nn.Module):
         self.placed = placed
         self.layers: tuple[int, ...] = ()
         """Hidden states to put side by side, 0 = word embeddings; empty = the last layer, as in the paper."""
+
+    def add_whitespace(self, ids: Sequence[int]) -> None:
+        """Give added whitespace tokens embeddings of their own."""
+        self.model.set_input_embeddings(WhitespaceRows(self.model.get_input_embeddings(), ids))
+
+    @property
+    def whitespace(self) -> nn.Parameter | None:
+        """Embeddings of the added whitespace tokens: (rows, width); None where there are none."""
+        table = self.model.get_input_embeddings()
+        return table.rows if isinstance(table, WhitespaceRows) else None
 
     def read(self, layers: Sequence[int] | str) -> None:
         """Choose layers by number, `last` or `mix` (all); raises ConfigError for one that the encoder has not got."""
@@ -61,14 +72,15 @@ class Encoder(nn.Module):
         return self if self.placed else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Stay in evaluation mode when frozen: a frozen encoder has no dropout."""
-        return super().train(mode and self.learns)
+        """Stay in evaluation mode when frozen but for whitespace embeddings: a frozen encoder has no dropout."""
+        body = any(p.requires_grad for p in self.parameters() if p is not self.whitespace)
+        return super().train(mode and body)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return encoder states (batch, source, dim) for ids and mask (batch, source)."""
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         extra = {"output_hidden_states": True} if self.layers else {}
-        with set_grad_enabled(self.learns and self.training):
+        with set_grad_enabled(self.learns and is_grad_enabled()):
             found = self.model(input_ids=ids, attention_mask=mask, **extra)
         last: Tensor = found.last_hidden_state
         if not self.layers:

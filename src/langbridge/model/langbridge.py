@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from langbridge.model.bridge import Bridge
+from langbridge.model.distillation import Distillation, Teacher, divergence, teacher
 from langbridge.model.embeddings import Embeddings, join
 from langbridge.model.encoder import Encoder
 from langbridge.model.language_model import LanguageModel
-from langbridge.model.opening import first_tokens, shared_length, without_first
+from langbridge.model.opening import Opening, shared_tokens, without_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +33,29 @@ class Batch:
     target_ids: Tensor
     """(batch, target): tokens the loss is on; width 0 when generating."""
     target_mask: Tensor
+    text_ids: Tensor | None = None
+    """(batch, text): the source as the LM itself reads it, where the LM teaches the bridge."""
+    text_mask: Tensor | None = None
+    teacher_ids: Tensor | None = None
+    """(batch, target, k): tokens that the LM alone finds most likely at each target; computed where it is None."""
+    teacher_logs: Tensor | None = None
+    """(batch, target, k): their log-probabilities."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return Batch(**{name: part.to(device) for name, part in self.parts().items()})
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the tensors that are there, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: part for name, part in found.items() if part is not None}
 
     def rows(self, chosen: Tensor) -> "Batch":
         """Return some rows, without the columns that are padding in all of them."""
-        parts: dict[str, Tensor] = {}
-        for part in ("encoder", "before", "after", "target"):
-            ids, mask = getattr(self, f"{part}_ids")[chosen], getattr(self, f"{part}_mask")[chosen]
-            content = mask.any(dim=0)
-            parts |= {f"{part}_ids": ids[:, content], f"{part}_mask": mask[:, content]}
-        return Batch(**parts)
+        parts = {name: part[chosen] for name, part in self.parts().items()}
+        content = {name.removesuffix("_mask"): mask.any(dim=0) for name, mask in parts.items() if "_mask" in name}
+        content["teacher"] = content["target"]
+        return Batch(**{name: part[:, content[name.split("_")[0]]] for name, part in parts.items()})
 
 
 class LangBridge(nn.Module):
@@ -55,6 +66,8 @@ class LangBridge(nn.Module):
         self.encoder = encoder
         self.bridge = bridge
         self.language_model = language_model
+        self.distillation: Distillation | None = None
+        """How the LM teaches the bridge, where it does."""
         language_model.freeze()
 
     def soft_prompt(self, encoder_ids: Tensor, encoder_mask: Tensor) -> Embeddings:
@@ -81,14 +94,44 @@ class LangBridge(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the mean negative log-likelihood per target token: a scalar, nats.
 
-        What begins every row is read once for all; `log_likelihood` reads every row in full and gives the same.
+        What begins every row is read once for all; `log_likelihood` reads every row in full and gives the same. Where
+        the LM teaches the bridge, and has read the sources of the batch, its divergence is added.
         """
-        shared = shared_length(batch.before_ids, batch.before_mask)
-        opening = self.language_model.begin(first_tokens(batch.before_ids, batch.before_mask, shared))
+        whole, opening = batch, self.language_model.begin(shared_tokens(batch.before_ids, batch.before_mask))
         if opening is not None:
-            batch = replace(batch, before_mask=without_first(batch.before_mask, shared))
+            batch = replace(batch, before_mask=without_first(batch.before_mask, opening.length))
+        if self.distillation is not None and batch.text_ids is not None:
+            wanted = self._stored(whole) or self.teach(whole, self.distillation)
+            return self._distilled(batch, opening, wanted, self.distillation)
         loss = self.language_model.loss(self.prompt(batch), batch.target_ids, batch.target_mask, opening)
         return loss.to(batch.target_ids.device)  # an LM that was placed elsewhere answers elsewhere
+
+    def _distilled(self, batch: Batch, opening: Opening | None, wanted: Teacher, settings: Distillation) -> Tensor:
+        prompt = self.prompt(batch)
+        logits = self.language_model.target_logits(prompt, batch.target_ids, batch.target_mask, opening)
+        ids = batch.target_ids[batch.target_mask.bool()].to(logits.device)
+        loss = nn.functional.cross_entropy(logits.float(), ids)
+        return (loss + settings.divergence * divergence(logits, wanted, settings)).to(batch.target_ids.device)
+
+    @torch.no_grad()
+    def teach(self, batch: Batch, settings: Distillation) -> Teacher:
+        """Return what the LM alone, given the sources as text, finds likely at each target token."""
+        assert batch.text_ids is not None
+        assert batch.text_mask is not None
+        lm = self.language_model
+        with lm.alone():
+            prompt = join(
+                lm.embed(batch.before_ids, batch.before_mask),
+                lm.embed(batch.text_ids, batch.text_mask),
+                lm.embed(batch.after_ids, batch.after_mask),
+            )
+            return teacher(lm.target_logits(prompt, batch.target_ids, batch.target_mask), settings)
+
+    def _stored(self, batch: Batch) -> Teacher | None:
+        if batch.teacher_ids is None or batch.teacher_logs is None:
+            return None
+        tokens, device = batch.target_mask.bool(), self.language_model.device
+        return Teacher(ids=batch.teacher_ids[tokens].to(device), logs=batch.teacher_logs[tokens].to(device).float())
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Return the log-likelihood of each target token: (batch, target), nats, 0 at padding."""

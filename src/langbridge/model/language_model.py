@@ -1,8 +1,9 @@
 """The frozen causal LM: embed, log-likelihood, loss, extend. Any `transformers` causal LM; nothing per family."""
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +84,25 @@ class LanguageModel(nn.Module):
         """Never learn and never drop out."""
         self.requires_grad_(False).eval()
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Switch low-rank adapters and dropout off for a while: the LM as it was pretrained."""
+        mode = self.model.training
+        self.model.eval()
+        layers: list[Any] = [
+            module
+            for module in self.model.modules()
+            if hasattr(module, "enable_adapters") and not isinstance(module, PreTrainedModel)
+        ]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+            self.model.train(mode)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
         """Move or cast the weights, unless the LM was placed by its loading."""
         self.forget()
@@ -135,6 +155,22 @@ class LanguageModel(nn.Module):
         `target_ids` is padded on the left; `opening` is what the LM has read in front of every prompt.
         """
         target_ids, target_mask = target_ids.to(self.device), target_mask.to(self.device)
+        states, read = self._at_targets(prompt, target_ids, target_mask, opening)
+        ids = target_ids[target_mask.bool()].to(states.device)
+        vocabulary = len(self.model.get_input_embeddings().weight)
+        found = likelihoods(states, ids, lambda part: self._logits(part, read), vocabulary).to(self.device)
+        return found.new_zeros(target_ids.shape).index_put(target_mask.nonzero(as_tuple=True), found)
+
+    def target_logits(
+        self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor, opening: Opening | None = None
+    ) -> Tensor:
+        """Return the logits that predict each target token, row after row: (targets, vocabulary)."""
+        return self._logits(*self._at_targets(prompt, target_ids.to(self.device), target_mask.to(self.device), opening))
+
+    def _at_targets(
+        self, prompt: Embeddings, target_ids: Tensor, target_mask: Tensor, opening: Opening | None
+    ) -> tuple[Tensor, Any]:
+        """Return the last state in front of each target token (targets, hidden), and all that the layers gave."""
         # padding to the right: rows begin right behind the opening, and content never sees padding
         whole = flush(join(prompt, self.embed(target_ids, target_mask)))
         rows, columns = target_mask.nonzero(as_tuple=True)
@@ -142,11 +178,7 @@ class LanguageModel(nn.Module):
         read = self._read_rows(whole, opening)
         states: Tensor = read.last_hidden_state  # (batch, length, hidden)
         places = (rows, first[rows] + columns - 1)  # position i predicts token i + 1
-        states = states[tuple(place.to(states.device) for place in places)]  # (targets, hidden)
-        ids = target_ids[rows, columns].to(states.device)
-        vocabulary = len(self.model.get_input_embeddings().weight)
-        found = likelihoods(states, ids, lambda part: self._logits(part, read), vocabulary)
-        return found.new_zeros(target_ids.shape).index_put(tuple(p.to(found.device) for p in (rows, columns)), found)
+        return states[tuple(place.to(states.device) for place in places)], read
 
     def log_likelihoods(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Return what `log_likelihood` gives for each (ids, mask) of `targets`, reading the prompt only once.

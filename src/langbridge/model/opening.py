@@ -43,9 +43,9 @@ def shared_length(ids: Tensor, mask: Tensor) -> int:
     return int(same.long().cumprod(dim=0).sum())
 
 
-def first_tokens(ids: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Return the first `count` content tokens of the first row of ids (batch, length): (1, count)."""
-    return ids[0][mask[0].bool()][:count][None]
+def shared_tokens(ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the first tokens that all rows of ids (batch, length) have in common: (1, shared)."""
+    return ids[0][mask[0].bool()][: shared_length(ids, mask)][None]
 
 
 def without_first(mask: Tensor, count: int) -> Tensor:

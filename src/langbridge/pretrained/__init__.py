@@ -1,11 +1,20 @@
 """Names of pretrained models -> local model folders -> loaded encoders, LMs and tokenizers."""
 
-from langbridge.pretrained.load import load_encoder, load_language_model, load_tokenizer, load_tokenizer_folder, quiet
+from langbridge.pretrained.load import (
+    ENCODER_KEYS,
+    load_encoder,
+    load_language_model,
+    load_tokenizer,
+    load_tokenizer_folder,
+    quiet,
+)
 from langbridge.pretrained.names import EMBEDDED, PREFIX, folder_of, home, local_path, pull
 from langbridge.pretrained.source_language import with_source_language
+from langbridge.pretrained.whitespace import whitespace_ids, with_whitespace
 
 __all__ = [
     "EMBEDDED",
+    "ENCODER_KEYS",
     "PREFIX",
     "folder_of",
     "home",
@@ -16,5 +25,7 @@ __all__ = [
     "local_path",
     "pull",
     "quiet",
+    "whitespace_ids",
     "with_source_language",
+    "with_whitespace",
 ]

@@ -1,19 +1,21 @@
-"""Training records as a map-style data set, grouped by length; the same seed gives the same order and noise."""
+"""Training records as a map-style data set; the same seed gives the same noise."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from langbridge.config import DataConfig
-from langbridge.data import Collator, Example, read_examples
+from langbridge.data import Collator, Example, read_examples, read_prompts, read_texts
 from langbridge.data.cutting import with_cuts
 from langbridge.data.noise import glossed, shuffled
 from langbridge.errors import DataError
+from langbridge.model import Batch
 
-POOL = 32
-"""Batches that are sorted by length together."""
+Item = TypeVar("Item")
 
 
 class Examples(Dataset[Example]):
@@ -40,64 +42,48 @@ class Examples(Dataset[Example]):
                 source = source.lower().rstrip(".!?")
         if self.data.cut_words:
             source = with_cuts(source, self.data.cut_words, rng)
-        return Example(source=source, target=example.target, instruction=example.instruction)
+        return replace(example, source=source)
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """A random order in which neighbours have similar lengths; a function of seed and epoch alone.
-
-    Gives `i + epoch * len`, so that the data set knows the epoch too.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; called by the trainer, also when it resumes."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"{self.seed}-{self.epoch}")
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
-        pool = POOL * self.batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), pool):
-            part = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
-            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        last = [batch for batch in batches if len(batch) < self.batch_size]  # the short batch stays last
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        rng.shuffle(full)
-        return iter([i + self.epoch * len(order) for batch in full + last for i in batch])
-
-
-def split(data: DataConfig, collate: Collator, seed: int) -> tuple[list[Example], list[Example], int]:
+def split(
+    data: DataConfig, collate: Collator, seed: int, *, own_answers: bool = False
+) -> tuple[list[Example], list[Example], int]:
     """Return (training, validation) examples and how many over-long records were skipped.
 
-    Raises DataError when too few are left.
+    `own_answers`: the LM will answer, and targets may be absent. Raises DataError when too few are left.
     """
-    examples = read_examples(data.train)
+    examples = (read_prompts if own_answers else read_examples)(data.train)
     fitting = [example for example in examples if _fits(example, data, collate)]
-    random.Random(seed).shuffle(fitting)
-    validation, training = fitting[: data.validation], fitting[data.validation :][: data.limit]
+    training, validation = _parted(fitting, len(examples), data, seed)
     if data.answers is not None:
         training = _mix(training, data.answers)
+    return training, validation, len(examples) - len(fitting)
+
+
+def split_texts(data: DataConfig, fits: Callable[[str], bool], seed: int) -> tuple[list[str], list[str], int]:
+    """Return (training, validation) texts and how many were skipped; raises DataError when too few are left."""
+    texts = read_texts(data.train)
+    fitting = [text for text in texts if fits(text)]
+    training, validation = _parted(fitting, len(texts), data, seed)
+    return training, validation, len(texts) - len(fitting)
+
+
+def _parted(fitting: list[Item], found: int, data: DataConfig, seed: int) -> tuple[list[Item], list[Item]]:
+    random.Random(seed).shuffle(fitting)
+    validation, training = fitting[: data.validation], fitting[data.validation :][: data.limit]
     if not training or not validation:
         raise DataError(
-            f"{data.train}: {len(examples)} records, {len(fitting)} within the length limits, "
+            f"{data.train}: {found} records, {len(fitting)} within the length limits, "
             f"{data.validation} of them for validation: nothing is left to train on."
         )
-    return training, validation, len(examples) - len(fitting)
+    return training, validation
 
 
 def _fits(example: Example, data: DataConfig, collate: Collator) -> bool:
     # a token has at least one character: most records need no tokenizer to be seen to fit
-    if max(len(example.source), len(example.target)) < min(collate.longest_source, data.longest_target):
+    if max(len(collate.whole(example.source)), len(example.target)) < min(collate.longest_source, data.longest_target):
         return True
-    source = collate.encoder_tokenizer(collate.prefix + example.source, verbose=False).input_ids
+    source = collate.encoder_tokenizer(collate.whole(example.source), verbose=False).input_ids
     return len(source) <= collate.longest_source and len(collate.target_ids(example.target)) <= data.longest_target
 
 
@@ -113,11 +99,6 @@ def _mix(examples: list[Example], answers: float) -> list[Example]:
     return [example for example in examples if id(example) in keep]
 
 
-def length_of(example: Example) -> int:
-    """Return a length to sort by, in characters."""
-    return len(example.source) + len(example.target) + len(example.instruction)
-
-
 class ToBatch:
     """Collate function for a DataLoader: examples -> dict of tensors, as transformers' Trainer wants it."""
 
@@ -128,7 +109,16 @@ class ToBatch:
 
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         """Return the fields of a Batch."""
-        batch = self.collate(examples)
+        return self.counted(self.collate(examples))
+
+    def length(self, example: Example) -> int:
+        """Return how many LM tokens an example takes, but for the template's own."""
+        collate = self.collate
+        target = collate.target_ids(example.target, end=example.complete)
+        return len(collate.source_ids(example.source)) + len(target) + len(collate.text_ids(example.instruction))
+
+    def counted(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the fields of a Batch, and count its LM tokens."""
         masks = (batch.before_mask, batch.encoder_mask, batch.after_mask, batch.target_mask)
-        self.tokens += sum(int(mask.sum()) for mask in masks) + len(examples)  # one boundary vector each
-        return dict(vars(batch))
+        self.tokens += sum(int(mask.sum()) for mask in masks) + len(batch.encoder_ids)  # one boundary vector each
+        return batch.parts()

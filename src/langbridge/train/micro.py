@@ -32,6 +32,9 @@ def micro_batches(model: LangBridge, batch: Batch, *, parts: int, budget: int | 
 def _groups(batch: Batch, worth: int) -> Iterator[Tensor]:
     """Yield row numbers, apart for each opening whose rows share enough tokens that other rows have not got."""
     common = shared_length(batch.before_ids, batch.before_mask)
+    if common == batch.before_ids.shape[1]:  # one opening, or none
+        yield torch.arange(len(batch.before_ids), device=batch.before_ids.device)
+        return
     marked = batch.before_ids.masked_fill(batch.before_mask == 0, -1)
     kinds, kind = torch.unique(marked, dim=0, return_inverse=True)
     own = (kinds >= 0).sum(dim=1) - common  # tokens of an opening beyond those that all rows share

@@ -25,7 +25,7 @@ class Measured:
     speedup: float
     """fp32 seconds / bf16 seconds."""
     cosine: float
-    """Between the two gradients of the bridge."""
+    """Between the two gradients of what learns."""
 
     @property
     def choice(self) -> str:
@@ -43,8 +43,9 @@ def measure(model: LangBridge, examples: Sequence[Example]) -> Measured:
             began = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = model(batch)
-            gradients = torch.autograd.grad(loss, learning)
-        return time.perf_counter() - began, torch.cat([gradient.flatten() for gradient in gradients]).float()
+            gradients = torch.autograd.grad(loss, learning, allow_unused=True)  # an encoder may have idle weights
+        used = [gradient.flatten() for gradient in gradients if gradient is not None]
+        return time.perf_counter() - began, torch.cat(used).float()
 
     run(False)  # the first run of each also chooses kernels
     slow, exact = run(False)

@@ -72,8 +72,8 @@ class Bar(TrainerCallback):
 class Metrics(TrainerCallback):
     """Appends every log and validation to `metrics.jsonl`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, records: int) -> None:
+        self.path, self.records = path, records
 
     def on_log(
         self,
@@ -85,8 +85,9 @@ class Metrics(TrainerCallback):
     ) -> None:
         """Write one line."""
         if state.is_world_process_zero and logs is not None:
+            read = state.global_step * args.train_batch_size * args.world_size
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **logs, "epoch": read / self.records}) + "\n")
 
     def cut_after(self, step: int) -> None:
         """Drop lines behind `step`, which a resumed run will write again."""

@@ -19,10 +19,10 @@ from langbridge.data.parallel import sanity_set
 from langbridge.errors import CheckpointError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT
-from langbridge.train.dataset import Examples, ToBatch, split
 from langbridge.train.halves import Halves
 from langbridge.train.precision import measure
 from langbridge.train.progress import Bar, Metrics
+from langbridge.train.records import Records, records
 from langbridge.train.start import start
 from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
 from langbridge.transfer import compare
@@ -42,31 +42,32 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
     started = time.monotonic()
     set_seed(recipe.training.seed)
     model = LangBridge.from_recipe(recipe)
-    training, validation, skipped = split(recipe.data, model.collate, recipe.training.seed)
     console.print(parameters(model))
-    note = f", {skipped} over-long records skipped" if skipped else ""
-    console.print(f"{len(training):,} training records, {len(validation)} for validation{note}")
+    data = records(model, out, console)
+    note = f", {data.skipped} records skipped (too long, or nothing to learn from)" if data.skipped else ""
+    console.print(f"{len(data.dataset):,} training records, {len(data.validation)} for validation{note}")
     if checkpoint is None:
-        console.print(start(model, training))
-    recipe = model.recipe = with_precision(recipe, model, training)  # a random bridge's gradient would mislead it
+        console.print(start(model, data.examples))
+    recipe = model.recipe = with_precision(recipe, model, data.examples)  # a random bridge's gradient would mislead it
     recipe.write(out / CONFIG)
     halves = Halves(model)
     if recipe.training.precision == "bf16":
         halves.hold()
-    validator = _Validation(model, validation, recipe.training.evaluate_every, halves)
-    trainer = _trainer(model, training, out, validator)
+    validator = _Validation(model, data.validation, recipe.training.evaluate_every, halves)
+    trainer = _trainer(model, data, out, validator)
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
+        trainer.steps_done = int(checkpoint.name.split("-")[-1])
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, Metrics):
-                callback.cut_after(int(checkpoint.name.split("-")[-1]))
+                callback.cut_after(trainer.steps_done)
     with _quiet():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     halves.release()
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # no autocast behind training
     if trainer.is_world_process_zero():
         step, latest = validator.latest
-        model.results |= latest if step == recipe.training.steps else validate(model, validation)
+        model.results |= latest if step == recipe.training.steps else validate(model, data.validation)
         model.results["minutes"] = round((time.monotonic() - started) / 60, 1)
         model.save_pretrained(out)
     return model
@@ -145,7 +146,7 @@ class _Validation(TrainerCallback):
             self.trainer.log(dict(self.latest[1]))
 
 
-def _trainer(model: LangBridge, training: Sequence[Example], out: Path, validator: _Validation) -> BridgeTrainer:
+def _trainer(model: LangBridge, data: Records, out: Path, validator: _Validation) -> BridgeTrainer:
     settings = model.recipe.training
     arguments = TrainingArguments(
         output_dir=str(out),
@@ -170,13 +171,12 @@ def _trainer(model: LangBridge, training: Sequence[Example], out: Path, validato
         disable_tqdm=True,
         include_num_input_tokens_seen="no",
     )
-    counter = ToBatch(model.collate)
     trainer = BridgeTrainer(
         model=model,
         args=arguments,
-        data_collator=counter,
-        train_dataset=Examples(training, model.recipe.data, settings.seed),
-        callbacks=[Metrics(out / "metrics.jsonl"), Bar(lambda: counter.tokens), validator],
+        data_collator=data.to_batch,
+        train_dataset=data.dataset,
+        callbacks=[Metrics(out / "metrics.jsonl", len(data.dataset)), Bar(lambda: data.to_batch.tokens), validator],
     )
     validator.trainer = trainer
     for callback in (PrinterCallback, ProgressCallback):

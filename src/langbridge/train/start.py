@@ -56,7 +56,7 @@ def _aligned(model: LangBridge, texts: Sequence[str]) -> Iterator[AlignedText]:
         batch = collate([Example(source=text) for text in part])
         states = model.encoder(batch.encoder_ids, batch.encoder_mask).float()
         for text, row, mask in zip(part, states, batch.encoder_mask, strict=True):
-            whole = collate.prefix + text
+            whole = collate.whole(text)
             encoded = model.encoder_tokenizer(whole, return_offsets_mapping=True)
             spoken = model.lm_tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
             yield AlignedText(

@@ -12,14 +12,17 @@ from transformers import Trainer
 from langbridge.checkpoint import WEIGHTS, LangBridge, read_weights, save_weights
 from langbridge.errors import CheckpointError
 from langbridge.model import Batch
-from langbridge.train.dataset import Examples, LengthGroupedSampler, length_of
 from langbridge.train.micro import micro_batches
+from langbridge.train.optimizer import groups
+from langbridge.train.order import GroupedByLength
 
 
 class BridgeTrainer(Trainer):
     """Trains what requires a gradient in a LangBridge; everything else is the Trainer users know."""
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole accumulated batch
+    steps_done = 0
+    """Steps of the run that this one resumes."""
 
     @property
     def bridge_model(self) -> LangBridge:
@@ -54,20 +57,33 @@ class BridgeTrainer(Trainer):
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)  # gradients of devices are added up once
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self.compute_loss(model, vars(part), num_items_in_batch=num_items_in_batch)
+                loss = self.compute_loss(model, part.parts(), num_items_in_batch=num_items_in_batch)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the optimizer, with a group for each part that trains."""
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.bridge_model)
+            self.optimizer: torch.optim.Optimizer = kind(groups(self.bridge_model), **arguments)
+        return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         tokens = torch.stack([sample["target_mask"].sum() for sample in batch_samples]).sum().to(device)
         total: Tensor = self.accelerator.gather(tokens).sum()
         return total
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        dataset: Examples = train_dataset if train_dataset is not None else self.train_dataset
-        size = self.args.train_batch_size * self.args.world_size
-        return LengthGroupedSampler([length_of(example) for example in dataset.examples], size, self.args.seed)
+    def _get_train_sampler(self, train_dataset: Any = None) -> GroupedByLength:
+        records, to_batch = train_dataset if train_dataset is not None else self.train_dataset, self.data_collator
+        return GroupedByLength(
+            lambda number: to_batch.length(records[number]),
+            len(records),
+            batch_size=self.args.train_batch_size * self.args.world_size,
+            batches=self.args.max_steps,
+            seed=self.args.seed,
+            start=self.steps_done,
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:

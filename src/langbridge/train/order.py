@@ -1,0 +1,55 @@
+"""The order in which a map-style data set is read: random, grouped by length, a function of the seed alone.
+
+Knows nothing of processes and workers: they all take their share of this one order.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from torch.utils.data import Sampler
+
+POOL = 32
+"""Batches that are sorted by length together ..."""
+LARGEST_POOL = 2**14
+"""... or fewer, as all their records are looked at before the first is read."""
+
+
+class GroupedByLength(Sampler[int]):
+    """Batches of records of similar length, one epoch after another, without a short batch at an epoch's end.
+
+    Gives `i + epoch * count`, so that the data set knows the epoch too. Of each epoch every record comes once.
+    """
+
+    def __init__(
+        self, length: Callable[[int], int], count: int, *, batch_size: int, batches: int, seed: int, start: int = 0
+    ) -> None:
+        """`length` is asked for numbers as they are given. The first `start` batches will be skipped by the reader."""
+        self.length, self.count, self.batch_size, self.batches = length, count, batch_size, batches
+        self.seed, self.start = seed, start
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        numbers = self._numbers()
+        pooled = max(2, min(POOL, LARGEST_POOL // self.batch_size))
+        for first in range(0, self.batches, pooled):
+            pool = list(islice(numbers, pooled * self.batch_size))  # the last one too: what is cut off must not matter
+            if first + pooled > self.start:  # skipped pools need no order, so nothing is counted for them
+                pool = self._grouped(pool, first)
+            yield from pool[: (self.batches - first) * self.batch_size]
+
+    def _numbers(self) -> Iterator[int]:
+        epoch = 0
+        while True:
+            order = list(range(self.count))
+            random.Random(f"{self.seed}-{epoch}").shuffle(order)
+            yield from (i + epoch * self.count for i in order)
+            epoch += 1
+
+    def _grouped(self, pool: list[int], first: int) -> list[int]:
+        pool.sort(key=self.length)
+        batches = [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        random.Random(f"{self.seed}-pool-{first}").shuffle(batches)
+        return [number for batch in batches for number in batch]
