@@ -30,6 +30,7 @@ TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
 TopK = Annotated[int, typer.Option(help="0: no limit.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Cut the answer in front of this text; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for both models; default: the run's.")]
 Languages = Annotated[str, typer.Option(help="Codes with commas, such as swh,tel or sw,te; default: all.")]
 
 
@@ -71,10 +72,11 @@ def generate(
     stop: Stop = None,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 16,
+    dtype: Dtype = None,
 ) -> None:
     """Answer prompts in any language."""
     prompts = _prompts(prompt, input)
-    generator = _load(run, plain=plain, batch_size=batch_size)
+    generator = _load(run, plain=plain, batch_size=batch_size, dtype=dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, top_k, stop, seed)
     if explain:
         _print_explanation(generator, prompts)
@@ -100,9 +102,10 @@ def chat(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     seed: Seed = 0,
+    dtype: Dtype = None,
 ) -> None:
     """Ask one question after another; each stands alone. An empty line or Ctrl-D ends."""
-    generator = _load(run)
+    generator = _load(run, dtype=dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, top_k, None, seed)
     while True:
         typer.echo("> ", nl=False)
@@ -127,6 +130,7 @@ def evaluate(
     render: Annotated[int | None, typer.Option(help="Sentences per language rendered for chrF; default: all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
     batch_size: Annotated[int, typer.Option(help="Items at a time.")] = 32,
+    dtype: Dtype = None,
 ) -> None:
     """Measure a bridge: per-language numbers with intervals."""
     from langbridge.data.parallel import read_parallel
@@ -140,13 +144,16 @@ def evaluate(
     codes = [code.strip() for code in languages.split(",") if code.strip()]
     if task == "transfer":
         parallel = read_parallel(data).choose(codes, limit)
-        generator = _load(run, batch_size=batch_size)
-        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], task=task, limit=limit, render=render))
+        generator = _load(run, batch_size=batch_size, dtype=dtype)
+        settings = {"task": task, "limit": limit, "render": render, "dtype": dtype}
+        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], **settings))
         with ProgressBar(task) as bar:
             result = evaluate_transfer(generator, parallel, limit=limit, render=render, rows=rows, progress=bar.move_to)
     elif task == "facts":
-        rows = Rows(out, fingerprint(run, read_facts(codes, limit), task=task))  # complains before models are loaded
-        model = _load(run, batch_size=batch_size).model
+        rows = Rows(
+            out, fingerprint(run, read_facts(codes, limit), task=task, dtype=dtype)
+        )  # complains before models are loaded
+        model = _load(run, batch_size=batch_size, dtype=dtype).model
         bridged, plain = BridgedGenerator(model, batch_size=batch_size), PlainGenerator(model, batch_size=batch_size)
         with ProgressBar(task) as bar:
             result = evaluate_facts(bridged, plain, codes, limit=limit, rows=rows, progress=bar.move_to)
@@ -154,7 +161,7 @@ def evaluate(
         raise DataError(f"no task named {task!r}; known: transfer, facts.")
     print_table(result)
     if out is not None:
-        write_result(result, run, out)
+        write_result(result, run, out, dtype=dtype)
         rows.close()
 
 
@@ -244,12 +251,12 @@ def models_path(name: Annotated[str, typer.Argument(help="Model name.")]) -> Non
     typer.echo(local_path(name))
 
 
-def _load(run: str, *, plain: bool = False, batch_size: int = 16) -> "BridgedGenerator":
+def _load(run: str, *, plain: bool = False, batch_size: int = 16, dtype: str | None = None) -> "BridgedGenerator":
     from langbridge.generate import load
     from langbridge.pretrained import quiet
 
     quiet()
-    return load(run, plain=plain, batch_size=batch_size)
+    return load(run, plain=plain, batch_size=batch_size, dtype=dtype)
 
 
 def _sampling(

@@ -286,9 +286,14 @@ class PlainGenerator(BridgedGenerator):
         return self.model.language_model.embed(ids.to(self.device), mask.to(self.device))
 
 
-def load(run: str | PathLike[str], *, plain: bool = False, batch_size: int = 16) -> BridgedGenerator:
-    """Load a run folder, a hub id or `embedded`, ready to generate and score; on a GPU where there is one."""
-    model = LangBridge.from_pretrained(run)
+def load(
+    run: str | PathLike[str], *, plain: bool = False, batch_size: int = 16, dtype: str | None = None
+) -> BridgedGenerator:
+    """Load a run folder, a hub id or `embedded`, ready to generate and score; on a GPU where there is one.
+
+    `dtype` (float32, bfloat16, float16) replaces the run's own for both frozen models.
+    """
+    model = LangBridge.from_pretrained(run, dtype=dtype)
     if torch.cuda.is_available():
         model = model.to("cuda")
     return (PlainGenerator if plain else BridgedGenerator)(model, batch_size=batch_size)

@@ -101,6 +101,12 @@ class Recipe:
         """Return the recipe with some training settings replaced."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **changes))
 
+    def with_dtype(self, dtype: str) -> "Recipe":
+        """Return the recipe with both pretrained models loaded in another type; raises ConfigError."""
+        encoder = dataclasses.replace(self.encoder, dtype=dtype)
+        language_model = dataclasses.replace(self.language_model, dtype=dtype)
+        return dataclasses.replace(self, encoder=encoder, language_model=language_model)
+
     def write(self, path: Path) -> None:
         """Write the whole recipe, defaults included, as YAML."""
         fields = dataclasses.asdict(self)
