@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from langbridge.commands import import_released
-from langbridge.errors import DataError, LangBridgeError
+from langbridge.commands import import_released, print_plan
+from langbridge.errors import ConfigError, DataError, LangBridgeError
 
 if TYPE_CHECKING:
     from langbridge.generate import BridgedGenerator, Sampling
@@ -36,19 +36,29 @@ Languages = Annotated[str, typer.Option(help="Codes with commas, such as swh,tel
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field: training.steps=50; may be repeated.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and print what it would take.")] = False,
+    device_rate: Annotated[float, typer.Option(help="--dry-run: TFLOP/s that one device reaches.")] = 150.0,
+    tokens: Annotated[str | None, typer.Option(help="--dry-run: mean encoder and target tokens, as 120,180.")] = None,
 ) -> None:
     """Train a bridge on English alone."""
     from langbridge.config import Recipe
     from langbridge.pretrained import quiet
-    from langbridge.train.run import train as run
 
     quiet()
-    model = run(Recipe.read(recipe, overrides or []), out, resume=resume)
+    read = Recipe.read(recipe, overrides or [])
+    if dry_run:
+        print_plan(read, tokens, device_rate)
+        return
+    if out is None:
+        raise ConfigError("--out is missing: name the run folder to write, or ask for --dry-run.")
+    from langbridge.train.run import train as run
+
+    model = run(read, out, resume=resume)
     for name, value in model.results.items():
         typer.echo(f"{name}: {value}")
     typer.echo(f"run folder: {out}")

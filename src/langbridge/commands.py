@@ -1,9 +1,22 @@
 """Commands beside the everyday ones: bodies that `cli` registers; they import late, as it does."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from langbridge.config import Recipe
+
+
+def print_plan(recipe: "Recipe", tokens: str | None, device_rate: float) -> None:
+    """Print what a recipe would take; `tokens`: mean lengths as SOURCE,TARGET."""
+    from rich.console import Console
+
+    from langbridge.train import plan
+
+    found = plan.plan(recipe, plan.token_means(tokens))
+    plan.print_plan(recipe, found, device_rate, Console(highlight=False))
 
 
 def import_released(
