@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from langbridge.commands import import_released, print_plan
+from langbridge.commands import answer_records, calibrate, import_released, print_plan, routing_of
 from langbridge.errors import ConfigError, DataError, LangBridgeError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ app = typer.Typer(
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.command("import")(import_released)
+app.command()(calibrate)
 
 RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
@@ -30,6 +31,9 @@ TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
 TopK = Annotated[int, typer.Option(help="0: no limit.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Cut the answer in front of this text; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
+Routing = Annotated[
+    str | None, typer.Option(help="off, by_language or by_likelihood: what the plain LM knows, it reads itself.")
+]
 Languages = Annotated[str, typer.Option(help="Codes with commas, such as swh,tel or sw,te; default: all.")]
 
 
@@ -73,6 +77,7 @@ def generate(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSON lines here.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="The LM alone on the text: the baseline.")] = False,
+    routing: Routing = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the LM tokens nearest to the soft prompt.")] = False,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
@@ -84,7 +89,7 @@ def generate(
 ) -> None:
     """Answer prompts in any language."""
     prompts = _prompts(prompt, input)
-    generator = _load(run, plain=plain, batch_size=batch_size)
+    generator = _load(run, plain=plain, routing=routing, batch_size=batch_size)
     sampling = _sampling(max_new_tokens, temperature, top_p, top_k, stop, seed)
     if explain:
         _print_explanation(generator, prompts)
@@ -99,7 +104,7 @@ def generate(
         for answer in answers:
             typer.echo(answer)
     else:
-        _write_jsonl(output, [{"prompt": p, "completion": a} for p, a in zip(prompts, answers, strict=True)])
+        _write_jsonl(output, answer_records(generator, prompts, answers))
 
 
 @app.command()
@@ -135,6 +140,7 @@ def evaluate(
     languages: Languages = "",
     limit: Annotated[int | None, typer.Option(help="First so many items per language.")] = None,
     render: Annotated[int | None, typer.Option(help="Sentences per language rendered for chrF; default: all.")] = None,
+    routing: Routing = None,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
     batch_size: Annotated[int, typer.Option(help="Items at a time.")] = 32,
 ) -> None:
@@ -145,23 +151,26 @@ def evaluate(
     from langbridge.evaluate.result import write_result
     from langbridge.evaluate.rows import Rows, fingerprint
     from langbridge.evaluate.transfer import evaluate_transfer
-    from langbridge.generate import BridgedGenerator, PlainGenerator
+    from langbridge.generate import PlainGenerator
 
     codes = [code.strip() for code in languages.split(",") if code.strip()]
     if task == "transfer":
         parallel = read_parallel(data).choose(codes, limit)
-        generator = _load(run, batch_size=batch_size)
-        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], task=task, limit=limit, render=render))
+        generator, texts = _load(run, routing=routing, batch_size=batch_size), parallel.sources
+        made = {"task": task, "limit": limit, "render": render, **routing_of(generator)}
+        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], **made))
         with ProgressBar(task) as bar:
             result = evaluate_transfer(generator, parallel, limit=limit, render=render, rows=rows, progress=bar.move_to)
     elif task == "facts":
-        rows = Rows(out, fingerprint(run, read_facts(codes, limit), task=task))  # complains before models are loaded
-        model = _load(run, batch_size=batch_size).model
-        bridged, plain = BridgedGenerator(model, batch_size=batch_size), PlainGenerator(model, batch_size=batch_size)
+        texts = read_facts(codes, limit)[0]  # complains before models are loaded
+        generator = _load(run, routing=routing, batch_size=batch_size)
+        rows = Rows(out, fingerprint(run, read_facts(codes, limit), task=task, **routing_of(generator)))
+        plain = PlainGenerator(generator.model, batch_size=batch_size)
         with ProgressBar(task) as bar:
-            result = evaluate_facts(bridged, plain, codes, limit=limit, rows=rows, progress=bar.move_to)
+            result = evaluate_facts(generator, plain, codes, limit=limit, rows=rows, progress=bar.move_to)
     else:
         raise DataError(f"no task named {task!r}; known: transfer, facts.")
+    result |= routing_of(generator, texts)
     print_table(result)
     if out is not None:
         write_result(result, run, out)
@@ -254,12 +263,12 @@ def models_path(name: Annotated[str, typer.Argument(help="Model name.")]) -> Non
     typer.echo(local_path(name))
 
 
-def _load(run: str, *, plain: bool = False, batch_size: int = 16) -> "BridgedGenerator":
-    from langbridge.generate import load
+def _load(run: str, *, plain: bool = False, routing: str | None = None, batch_size: int = 16) -> "BridgedGenerator":
     from langbridge.pretrained import quiet
+    from langbridge.routing import load
 
     quiet()
-    return load(run, plain=plain, batch_size=batch_size)
+    return load(run, plain=plain, routing=routing, batch_size=batch_size)
 
 
 def _sampling(
