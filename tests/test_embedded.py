@@ -8,8 +8,9 @@ from langbridge.checkpoint import LangBridge
 from langbridge.data import Example, read_examples
 from langbridge.data.cutting import CUT, cut_ids
 from langbridge.data.parallel import sanity_set
-from langbridge.generate import BridgedGenerator, PlainGenerator, Sampling, load
+from langbridge.generate import BridgedGenerator, PlainGenerator, Sampling
 from langbridge.pretrained import load_encoder, load_tokenizer
+from langbridge.routing import load
 from langbridge.transfer import compare
 
 pytestmark = [pytest.mark.embedded, pytest.mark.usefixtures("embedded")]
