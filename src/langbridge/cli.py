@@ -21,8 +21,6 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-app.command("import")(import_released)
-app.command()(calibrate)
 
 RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
@@ -265,6 +263,10 @@ def models_path(name: Annotated[str, typer.Argument(help="Model name.")]) -> Non
     from langbridge.pretrained import local_path
 
     typer.echo(local_path(name))
+
+
+app.command("import")(import_released)
+app.command()(calibrate)
 
 
 def _load(
