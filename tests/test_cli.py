@@ -32,7 +32,7 @@ def run(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_help_lists_the_verbs_and_needs_no_torch() -> None:
     found = cli("--help")
     assert found.returncode == 0
-    for verb in ("train", "generate", "chat", "evaluate", "report", "synthesize", "models"):
+    for verb in ("train", "generate", "chat", "evaluate", "report", "synthesize", "models", "cache"):
         assert verb in found.stdout
     code = "import sys, langbridge.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

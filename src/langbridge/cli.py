@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from langbridge.cache_commands import cache_app
 from langbridge.commands import answer_records, calibrate, import_released, print_plan, routing_of
 from langbridge.errors import ConfigError, DataError, LangBridgeError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(cache_app, name="cache")
 
 RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]

@@ -189,6 +189,8 @@ class TrainingConfig:
     """Share of the steps over which the rate rises."""
     schedule: str = "cosine"
     """Name of a transformers schedule: cosine, linear, constant_with_warmup ..."""
+    cache_states: bool = False
+    """Keep a frozen encoder's states on disk (LANGBRIDGE_HOME/states), for all epochs and for other runs."""
     clip: float = 1.0
     """Largest gradient norm."""
     seed: int = 42

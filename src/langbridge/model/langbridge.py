@@ -33,6 +33,8 @@ class Batch:
     target_ids: Tensor
     """(batch, target): tokens the loss is on; width 0 when generating."""
     target_mask: Tensor
+    encoder_states: Tensor | None = None
+    """(batch, source, encoder_dim): what the encoder made of its ids; computed where it is None."""
     text_ids: Tensor | None = None
     """(batch, text): the source as the LM itself reads it, where the LM teaches the bridge."""
     text_mask: Tensor | None = None
@@ -70,9 +72,11 @@ class LangBridge(nn.Module):
         """How the LM teaches the bridge, where it does."""
         language_model.freeze()
 
-    def soft_prompt(self, encoder_ids: Tensor, encoder_mask: Tensor) -> Embeddings:
+    def soft_prompt(
+        self, encoder_ids: Tensor, encoder_mask: Tensor, encoder_states: Tensor | None = None
+    ) -> Embeddings:
         """Return what the LM gets in place of word embeddings: (batch, source + 1, lm_dim)."""
-        states = self.encoder(encoder_ids, encoder_mask)  # (batch, source, encoder_dim)
+        states = self.encoder(encoder_ids, encoder_mask) if encoder_states is None else encoder_states
         # the bridge computes in its own type (fp32 while it learns), whatever the frozen models were loaded in
         own, lm = self.bridge.boundary, self.language_model
         soft = self.bridge(states.to(own), encoder_mask.to(own.device))  # (batch, source + 1, lm_dim)
@@ -87,7 +91,7 @@ class LangBridge(nn.Module):
         """Return the soft prompt among the LM's own tokens, padded on the left."""
         return join(
             self.language_model.embed(batch.before_ids, batch.before_mask),
-            self.soft_prompt(batch.encoder_ids, batch.encoder_mask),
+            self.soft_prompt(batch.encoder_ids, batch.encoder_mask, batch.encoder_states),
             self.language_model.embed(batch.after_ids, batch.after_mask),
         )
 

@@ -12,6 +12,7 @@ from langbridge.config import DataConfig
 from langbridge.data import Collator, Example, read_examples, read_prompts, read_texts
 from langbridge.data.cutting import with_cuts
 from langbridge.data.noise import glossed, shuffled
+from langbridge.data.states import StateCache
 from langbridge.errors import DataError
 from langbridge.model import Batch
 
@@ -106,6 +107,8 @@ class ToBatch:
         self.collate = collate
         self.tokens = 0
         """LM tokens given out so far, padding not counted; right where the loader has no workers."""
+        self.cache: StateCache | None = None
+        """Encoder states that were computed before."""
 
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         """Return the fields of a Batch."""
@@ -118,7 +121,10 @@ class ToBatch:
         return len(collate.source_ids(example.source)) + len(target) + len(collate.text_ids(example.instruction))
 
     def counted(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the fields of a Batch, and count its LM tokens."""
+        """Return the fields of a Batch, with encoder states where they are cached, and count its LM tokens."""
+        if self.cache is not None:
+            rows = [ids[mask.bool()].tolist() for ids, mask in zip(batch.encoder_ids, batch.encoder_mask, strict=True)]
+            batch = replace(batch, encoder_states=self.cache.batch(rows))
         masks = (batch.before_mask, batch.encoder_mask, batch.after_mask, batch.target_mask)
         self.tokens += sum(int(mask.sum()) for mask in masks) + len(batch.encoder_ids)  # one boundary vector each
         return batch.parts()

@@ -6,8 +6,11 @@ Knows nothing of processes and workers: they all take their share of this one or
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 from torch.utils.data import Sampler
+
+from langbridge.config import TrainingConfig
 
 POOL = 32
 """Batches that are sorted by length together ..."""
@@ -53,3 +56,17 @@ class GroupedByLength(Sampler[int]):
         batches = [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
         random.Random(f"{self.seed}-pool-{first}").shuffle(batches)
         return [number for batch in batches for number in batch]
+
+
+def order_of(
+    records: Any, to_batch: Any, training: TrainingConfig, processes: int, *, start: int = 0
+) -> GroupedByLength:
+    """Return the order in which a run reads `records`, as `to_batch` measures them, over all its processes."""
+    return GroupedByLength(
+        lambda number: to_batch.length(records[number]),
+        len(records),
+        batch_size=training.batch_size * processes,
+        batches=training.steps,
+        seed=training.seed,
+        start=start,
+    )

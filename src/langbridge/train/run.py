@@ -19,6 +19,7 @@ from langbridge.data.parallel import sanity_set
 from langbridge.errors import CheckpointError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT
+from langbridge.train.caching import cached
 from langbridge.train.halves import Halves
 from langbridge.train.precision import measure
 from langbridge.train.progress import Bar, Metrics
@@ -33,9 +34,10 @@ VALIDATION_SENTENCES = 16
 console = Console(stderr=True, highlight=False)
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
+def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> LangBridge:
     """Train the bridge of `recipe` and write the run folder `out`; with `resume`, go on from its newest checkpoint.
 
+    `callbacks`: transformers' own kind, called in front of ours.
     Raises CheckpointError when `out` holds another run, ConfigError, DataError and PretrainedError for bad input.
     """
     recipe, checkpoint = _open_folder(recipe, out, resume=resume)
@@ -48,13 +50,16 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> LangBridge:
     console.print(f"{len(data.dataset):,} training records, {len(data.validation)} for validation{note}")
     if checkpoint is None:
         console.print(start(model, data.examples))
+    if recipe.training.cache_states:
+        data.to_batch.cache = cached(model, data.dataset, console)
     recipe = model.recipe = with_precision(recipe, model, data.examples)  # a random bridge's gradient would mislead it
     recipe.write(out / CONFIG)
     halves = Halves(model)
     if recipe.training.precision == "bf16":
         halves.hold()
     validator = _Validation(model, data.validation, recipe.training.evaluate_every, halves)
-    trainer = _trainer(model, data, out, validator)
+    trainer = _trainer(model, data, out, [*callbacks, *_shown(data, out), validator])
+    validator.trainer = trainer
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
         trainer.steps_done = int(checkpoint.name.split("-")[-1])
@@ -146,7 +151,11 @@ class _Validation(TrainerCallback):
             self.trainer.log(dict(self.latest[1]))
 
 
-def _trainer(model: LangBridge, data: Records, out: Path, validator: _Validation) -> BridgeTrainer:
+def _shown(data: Records, out: Path) -> list[TrainerCallback]:
+    return [Metrics(out / "metrics.jsonl", len(data.dataset)), Bar(lambda: data.to_batch.tokens)]
+
+
+def _trainer(model: LangBridge, data: Records, out: Path, callbacks: list[TrainerCallback]) -> BridgeTrainer:
     settings = model.recipe.training
     arguments = TrainingArguments(
         output_dir=str(out),
@@ -176,9 +185,8 @@ def _trainer(model: LangBridge, data: Records, out: Path, validator: _Validation
         args=arguments,
         data_collator=data.to_batch,
         train_dataset=data.dataset,
-        callbacks=[Metrics(out / "metrics.jsonl", len(data.dataset)), Bar(lambda: data.to_batch.tokens), validator],
+        callbacks=callbacks,
     )
-    validator.trainer = trainer
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer

@@ -14,7 +14,7 @@ from langbridge.errors import CheckpointError
 from langbridge.model import Batch
 from langbridge.train.micro import micro_batches
 from langbridge.train.optimizer import groups
-from langbridge.train.order import GroupedByLength
+from langbridge.train.order import GroupedByLength, order_of
 
 
 class BridgeTrainer(Trainer):
@@ -75,15 +75,8 @@ class BridgeTrainer(Trainer):
         return total
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupedByLength:
-        records, to_batch = train_dataset if train_dataset is not None else self.train_dataset, self.data_collator
-        return GroupedByLength(
-            lambda number: to_batch.length(records[number]),
-            len(records),
-            batch_size=self.args.train_batch_size * self.args.world_size,
-            batches=self.args.max_steps,
-            seed=self.args.seed,
-            start=self.steps_done,
-        )
+        training = self.bridge_model.recipe.training
+        return order_of(self.train_dataset, self.data_collator, training, self.args.world_size, start=self.steps_done)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
