@@ -5,6 +5,7 @@ LangBridgeError
 ├── PretrainedError   a pretrained model cannot be found, downloaded, verified or used
 ├── CheckpointError   a run folder is incomplete, foreign or does not fit its models
 ├── DataError         a data file is missing, malformed or empty
+├── TrainingError     a run was ended from outside, or its processes do not fit together
 └── PromptError       a prompt or template cannot be given to the model
 """
 
@@ -27,6 +28,10 @@ class CheckpointError(LangBridgeError):
 
 class DataError(LangBridgeError):
     """A data file is missing, malformed or empty."""
+
+
+class TrainingError(LangBridgeError):
+    """A run was ended from outside, or its processes do not fit together."""
 
 
 class PromptError(LangBridgeError):

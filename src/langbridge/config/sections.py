@@ -202,6 +202,8 @@ class TrainingConfig:
     """Steps between validations: English loss, and transfer to the development languages."""
     keep: int = 2
     """Checkpoints kept."""
+    workers: int = 0
+    """Processes that prepare batches beside each training process; 0: it does so itself. The order is the same."""
     report_to: tuple[str, ...] = ()
     """tensorboard, wandb ..."""
 
@@ -216,6 +218,7 @@ class TrainingConfig:
             self.token_budget is None or self.token_budget > 0,
             f"training.token_budget must be positive or null, got {self.token_budget}",
         )
+        _need(self.workers >= 0, f"training.workers must not be negative, got {self.workers}")
         _need(self.learning_rate > 0, f"training.learning_rate must be positive, got {self.learning_rate}")
         known = ("auto", "fp32", "bf16")
         _need(self.precision in known, f"training.precision {self.precision!r} is not one of {', '.join(known)}")

@@ -14,6 +14,9 @@ from langbridge.errors import PromptError
 from langbridge.model.langbridge import Batch
 from langbridge.prompt import PromptTemplate
 
+SPECIAL = 8
+"""More special tokens than any encoder's tokenizer puts around a text."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Collator:
@@ -88,6 +91,14 @@ class Collator:
                 f"shorten it. It begins: {text[:60]!r}"
             )
         return ids
+
+    def fits(self, text: str) -> bool:
+        """Tell whether a source is short enough; most need no tokenizer, as a token has at least one character."""
+        whole = self.whole(text)
+        if len(whole) + SPECIAL < self.longest_source:
+            return True
+        ids = cut_ids(self.encoder_tokenizer, whole) if CUT in text else self.encoder_tokenizer(whole).input_ids
+        return len(ids) <= self.longest_source
 
     def target_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the LM's tokens of a target, closed by its end token."""

@@ -1,6 +1,5 @@
 """Which encoder states a run will need, and having them on disk before it starts."""
 
-from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
 
@@ -10,6 +9,7 @@ from langbridge.data.states import About, StateCache
 from langbridge.errors import ConfigError
 from langbridge.train.dataset import Examples, ToBatch, split
 from langbridge.train.order import order_of
+from langbridge.train.processes import here
 
 
 def cached(model: LangBridge, dataset: Examples, console: Console, *, processes: int | None = None) -> StateCache:
@@ -25,7 +25,7 @@ def cached(model: LangBridge, dataset: Examples, console: Console, *, processes:
         )
     collate = model.collate
     cache = StateCache(About.of(model.recipe.encoder.name, model.encoder))
-    order = order_of(dataset, ToBatch(collate), training, processes or PartialState().num_processes)
+    order = order_of(dataset, ToBatch(collate), training, processes or here().num_processes)
     sources = dict.fromkeys(dataset[number].source for number in order)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoder states", total=None)
@@ -45,4 +45,5 @@ def build(recipe: Recipe, console: Console, *, processes: int = 1) -> StateCache
     model = LangBridge.from_recipe(recipe)
     own_answers = recipe.objective.kind == "distill"
     training, _, _ = split(recipe.data, model.collate, recipe.training.seed, own_answers=own_answers)
-    return cached(model, Examples(training, recipe.data, recipe.training.seed), console, processes=processes)
+    dataset = Examples(training, recipe.data, recipe.training.seed, model.collate.fits)
+    return cached(model, dataset, console, processes=processes)

@@ -25,8 +25,11 @@ class Examples(Dataset[Example]):
     Index `i + epoch * len` is record `i` as it looks in that epoch, whoever reads it.
     """
 
-    def __init__(self, examples: Sequence[Example], data: DataConfig, seed: int) -> None:
-        self.examples, self.data, self.seed = examples, data, seed
+    def __init__(
+        self, examples: Sequence[Example], data: DataConfig, seed: int, fits: Callable[[str], bool] = lambda text: True
+    ) -> None:
+        """`fits`: whether a source is short enough for the encoder; one that noise makes too long stays as it is."""
+        self.examples, self.data, self.seed, self.fits = examples, data, seed, fits
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -43,7 +46,7 @@ class Examples(Dataset[Example]):
                 source = source.lower().rstrip(".!?")
         if self.data.cut_words:
             source = with_cuts(source, self.data.cut_words, rng)
-        return replace(example, source=source)
+        return replace(example, source=source) if self.fits(source) else example
 
 
 def split(
@@ -105,14 +108,12 @@ class ToBatch:
 
     def __init__(self, collate: Collator) -> None:
         self.collate = collate
-        self.tokens = 0
-        """LM tokens given out so far, padding not counted; right where the loader has no workers."""
         self.cache: StateCache | None = None
         """Encoder states that were computed before."""
 
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         """Return the fields of a Batch."""
-        return self.counted(self.collate(examples))
+        return self.fields(self.collate(examples))
 
     def length(self, example: Example) -> int:
         """Return how many LM tokens an example takes, but for the template's own."""
@@ -120,11 +121,9 @@ class ToBatch:
         target = collate.target_ids(example.target, end=example.complete)
         return len(collate.source_ids(example.source)) + len(target) + len(collate.text_ids(example.instruction))
 
-    def counted(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the fields of a Batch, with encoder states where they are cached, and count its LM tokens."""
+    def fields(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the fields of a Batch, with encoder states where they are cached."""
         if self.cache is not None:
             rows = [ids[mask.bool()].tolist() for ids, mask in zip(batch.encoder_ids, batch.encoder_mask, strict=True)]
             batch = replace(batch, encoder_states=self.cache.batch(rows))
-        masks = (batch.before_mask, batch.encoder_mask, batch.after_mask, batch.target_mask)
-        self.tokens += sum(int(mask.sum()) for mask in masks) + len(batch.encoder_ids)  # one boundary vector each
         return batch.parts()

@@ -103,7 +103,7 @@ class ToTaught(ToBatch):
         ids, logs = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape)
         for row, (top, likely) in enumerate(found):
             ids[row, -len(top) :], logs[row, -len(top) :] = top, likely  # targets are padded on the left
-        return self.counted(Batch(**batch.parts() | {"teacher_ids": ids, "teacher_logs": logs}))
+        return self.fields(Batch(**batch.parts() | {"teacher_ids": ids, "teacher_logs": logs}))
 
 
 @torch.no_grad()

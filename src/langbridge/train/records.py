@@ -39,7 +39,7 @@ def supervised(model: LangBridge, out: Path, console: Console) -> Records:
     data, seed = model.recipe.data, model.recipe.training.seed
     training, validation, skipped = split(data, model.collate, seed)
     return Records(
-        dataset=Examples(training, data, seed),
+        dataset=Examples(training, data, seed, model.collate.fits),
         to_batch=ToBatch(model.collate),
         examples=training,
         validation=validation,
@@ -82,7 +82,7 @@ def distill(model: LangBridge, out: Path, console: Console) -> Records:
             to_batch = ToTaught(model.collate, teach(model, training, out / TEACHER, progress=move))
     dropped = len(prompts) + len(held_out) - len(training) - len(validation)
     return Records(
-        dataset=Examples(training, data, seed),
+        dataset=Examples(training, data, seed, model.collate.fits),
         to_batch=to_batch,
         examples=training,
         validation=validation,

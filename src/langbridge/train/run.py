@@ -22,6 +22,7 @@ from langbridge.languages import DEVELOPMENT
 from langbridge.train.caching import cached
 from langbridge.train.halves import Halves
 from langbridge.train.precision import measure
+from langbridge.train.processes import agreed, here, same_weights, watched
 from langbridge.train.progress import Bar, Metrics
 from langbridge.train.records import Records, records
 from langbridge.train.start import start
@@ -40,41 +41,48 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     `callbacks`: transformers' own kind, called in front of ours.
     Raises CheckpointError when `out` holds another run, ConfigError, DataError and PretrainedError for bad input.
     """
-    recipe, checkpoint = _open_folder(recipe, out, resume=resume)
+    me = here()
+    console.quiet = not me.is_main_process
+    with me.main_process_first():
+        recipe, checkpoint = _open_folder(recipe, out, resume=resume)
     started = time.monotonic()
     set_seed(recipe.training.seed)
     model = LangBridge.from_recipe(recipe)
     console.print(parameters(model))
-    data = records(model, out, console)
+    with me.main_process_first():  # it writes what the others read
+        data = records(model, out, console)
     note = f", {data.skipped} records skipped (too long, or nothing to learn from)" if data.skipped else ""
     console.print(f"{len(data.dataset):,} training records, {len(data.validation)} for validation{note}")
     if checkpoint is None:
         console.print(start(model, data.examples))
+        same_weights(model)
     if recipe.training.cache_states:
         data.to_batch.cache = cached(model, data.dataset, console)
     recipe = model.recipe = with_precision(recipe, model, data.examples)  # a random bridge's gradient would mislead it
-    recipe.write(out / CONFIG)
+    if me.is_main_process:
+        recipe.write(out / CONFIG)
     halves = Halves(model)
     if recipe.training.precision == "bf16":
         halves.hold()
     validator = _Validation(model, data.validation, recipe.training.evaluate_every, halves)
-    trainer = _trainer(model, data, out, [*callbacks, *_shown(data, out), validator])
+    bar, metrics = Bar(lambda: trainer.tokens_seen), Metrics(out / "metrics.jsonl", len(data.dataset))
+    trainer = _trainer(model, data, out, [*callbacks, metrics, bar, validator])
     validator.trainer = trainer
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
         trainer.steps_done = int(checkpoint.name.split("-")[-1])
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, Metrics):
-                callback.cut_after(trainer.steps_done)
-    with _quiet():
+        if me.is_main_process:
+            metrics.cut_after(trainer.steps_done)
+    with _quiet(), watched(out):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     halves.release()
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # no autocast behind training
-    if trainer.is_world_process_zero():
-        step, latest = validator.latest
-        model.results |= latest if step == recipe.training.steps else validate(model, data.validation)
-        model.results["minutes"] = round((time.monotonic() - started) / 60, 1)
+    step, latest = validator.latest
+    model.results |= latest if step == recipe.training.steps else validate(model, data.validation)
+    model.results["minutes"] = round((time.monotonic() - started) / 60, 1)
+    if me.is_main_process:
         model.save_pretrained(out)
+    me.wait_for_everyone()  # what is returned is written
     return model
 
 
@@ -88,11 +96,12 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> tuple[Recipe, Pa
             raise CheckpointError(
                 f"{out} was begun with another recipe (see {out / CONFIG}); resume with the same one."
             )
-        return recipe, newest_checkpoint(out)
+        return recipe, newest_checkpoint(out, here().num_processes)
     if (out / WEIGHTS).exists() or (out / METADATA).exists() or list(out.glob("checkpoint-*")):
         raise CheckpointError(f"{out} already holds a run: choose another --out, delete it, or use --resume.")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.jsonl").unlink(missing_ok=True)
+    if here().is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.jsonl").unlink(missing_ok=True)
     return recipe, None
 
 
@@ -102,7 +111,7 @@ def with_precision(recipe: Recipe, model: LangBridge, examples: Sequence[Example
         return recipe
     if torch.cuda.is_available():
         return recipe.with_training(precision="bf16" if torch.cuda.is_bf16_supported() else "fp32")
-    found = measure(model, examples)
+    found = agreed(measure(model, examples))
     console.print(
         f"precision: {found.choice} (bf16 is {found.speedup:.2f} x as fast, its gradient's cosine {found.cosine:.4f})"
     )
@@ -145,14 +154,10 @@ class _Validation(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Log a validation; the random state of training is left as it was."""
-        if state.is_world_process_zero and state.global_step % self.every == 0 and self.trainer is not None:
+        if state.global_step % self.every == 0 and self.trainer is not None:  # in all processes: they stay in step
             with torch.random.fork_rng(), self.halves.released():
                 self.latest = state.global_step, validate(self.model, self.validation)
             self.trainer.log(dict(self.latest[1]))
-
-
-def _shown(data: Records, out: Path) -> list[TrainerCallback]:
-    return [Metrics(out / "metrics.jsonl", len(data.dataset)), Bar(lambda: data.to_batch.tokens)]
 
 
 def _trainer(model: LangBridge, data: Records, out: Path, callbacks: list[TrainerCallback]) -> BridgeTrainer:
@@ -171,7 +176,10 @@ def _trainer(model: LangBridge, data: Records, out: Path, callbacks: list[Traine
         bf16=settings.precision == "bf16",
         use_cpu=not torch.accelerator.is_available(),
         save_steps=settings.save_every,
-        save_total_limit=settings.keep,
+        save_total_limit=None,  # the trainer keeps `keep` complete ones itself
+        dataloader_num_workers=settings.workers,
+        ddp_find_unused_parameters=model.encoder.learns,  # an encoder may have idle weights
+        ddp_broadcast_buffers=False,
         logging_steps=min(10, settings.steps),
         logging_first_step=True,
         report_to=list(settings.report_to),

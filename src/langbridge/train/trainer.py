@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from langbridge.train.micro import micro_batches
 from langbridge.train.optimizer import groups
 from langbridge.train.order import GroupedByLength, order_of
 
+COMPLETE = "complete"
+"""File in a checkpoint that is written last; it holds the number of processes."""
+
 
 class BridgeTrainer(Trainer):
     """Trains what requires a gradient in a LangBridge; everything else is the Trainer users know."""
@@ -23,6 +27,8 @@ class BridgeTrainer(Trainer):
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole accumulated batch
     steps_done = 0
     """Steps of the run that this one resumes."""
+    tokens_seen = 0
+    """LM tokens that this process has trained on, padding not counted."""
 
     @property
     def bridge_model(self) -> LangBridge:
@@ -53,6 +59,7 @@ class BridgeTrainer(Trainer):
         settings = self.bridge_model.recipe.training
         batch = Batch(**self._prepare_inputs(inputs))
         parts = micro_batches(self.bridge_model, batch, parts=settings.accumulate, budget=settings.token_budget)
+        self.tokens_seen += int(self.bridge_model.lengths(batch).sum())
         losses = []
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)  # gradients of devices are added up once
@@ -78,6 +85,17 @@ class BridgeTrainer(Trainer):
         training = self.bridge_model.recipe.training
         return order_of(self.train_dataset, self.data_collator, training, self.args.world_size, start=self.steps_done)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint, mark it complete once every process has written its part, and drop old ones."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            run = Path(self.args.output_dir)
+            (run / f"checkpoint-{self.state.global_step}" / COMPLETE).write_text(f"{self.args.world_size}\n")
+            for folder in checkpoints(run)[self.bridge_model.recipe.training.keep :]:
+                (folder / COMPLETE).unlink(missing_ok=True)  # first: what is half deleted does not count
+                shutil.rmtree(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -88,18 +106,28 @@ class BridgeTrainer(Trainer):
         self.bridge_model.load_trained(read_weights(Path(resume_from_checkpoint)))
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """Return the newest checkpoint that was written to its end; raises CheckpointError when there is none.
+def checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, complete or not, the newest first."""
+    return sorted(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
 
-    The trainer writes its state last, so a folder with a readable state is complete.
+
+def newest_checkpoint(run: Path, processes: int = 1) -> Path:
+    """Return the newest checkpoint that was written to its end.
+
+    Raises CheckpointError when there is none, and when it was written by another number of processes.
     """
-    folders = sorted(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
-    for folder in folders:
+    for folder in checkpoints(run):
         try:
+            written_by = int((folder / COMPLETE).read_text(encoding="utf-8"))
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
             read_weights(folder)
         except (OSError, ValueError, CheckpointError):
             continue
+        if written_by != processes:
+            raise CheckpointError(
+                f"{folder} was written by a run of {written_by} processes, this one has {processes}: resume with as "
+                "many, or batches would be others."
+            )
         return folder
-    found = ", ".join(folder.name for folder in folders) or "no checkpoint"
+    found = ", ".join(folder.name for folder in checkpoints(run)) or "no checkpoint"
     raise CheckpointError(f"{run}: nothing to resume from (found {found}); train without --resume.")

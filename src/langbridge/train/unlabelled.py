@@ -54,7 +54,7 @@ class ToCuts(ToBatch):
         longest = min(self.objective.longest, self.collate.longest_source)
         cut, room = drawn(self.objective, longest, rng)
         examples = [halves(text.text, cut, self.collate) for text in texts]
-        return self.counted(self.collate(examples, longest_target=room))
+        return self.fields(self.collate(examples, longest_target=room))
 
     def length(self, text: Text) -> int:  # type: ignore[override]
         """Return a length to sort by: texts of a batch are cut to one length, unless they are shorter."""
