@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import langbridge
 from conftest import TEMPLATE
 from langbridge.checkpoint import LangBridge, run_folder
 from langbridge.config import Recipe
 from langbridge.data import Example
-from langbridge.errors import CheckpointError
+from langbridge.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture
@@ -101,3 +102,15 @@ def test_push_to_hub_uploads_the_run_folder(run: Path, monkeypatch: pytest.Monke
     assert model.push_to_hub("me/bridge") == "done"
     again = LangBridge.from_pretrained(run.parent / "hub")
     assert torch.equal(again.bridge.linear.weight, model.bridge.linear.weight)
+
+
+def test_another_dtype_is_that_of_both_frozen_models_only(run: Path) -> None:
+    """A run made in fp32 serves in bf16: the bridge keeps its type, and scores stay close."""
+    exact, rounded = langbridge.load(run), langbridge.load(run, dtype="bfloat16")
+    assert {p.dtype for p in rounded.model.language_model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in rounded.model.encoder.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in rounded.model.bridge.parameters()} == {torch.float32}
+    scores = [generator.score("who is it?", ["me", "you"]) for generator in (exact, rounded)]
+    assert scores[0] == pytest.approx(scores[1], rel=0.02)
+    with pytest.raises(ConfigError, match="int8"):
+        langbridge.load(run, dtype="int8")

@@ -8,8 +8,9 @@ from langbridge.checkpoint import LangBridge
 from langbridge.data import Example, read_examples
 from langbridge.data.cutting import CUT, cut_ids
 from langbridge.data.parallel import sanity_set
-from langbridge.generate import BridgedGenerator, PlainGenerator, Sampling, load
+from langbridge.generate import BridgedGenerator, PlainGenerator, Sampling
 from langbridge.pretrained import load_encoder, load_tokenizer
+from langbridge.routing import load
 from langbridge.transfer import compare
 
 pytestmark = [pytest.mark.embedded, pytest.mark.usefixtures("embedded")]
@@ -41,11 +42,12 @@ def test_converted_encoder_reads_languages_alike() -> None:
     [
         ("ఫ్రాన్స్ రాజధాని ఏది?", "Paris"),
         ("რომელია საფრანგეთის დედაქალაქი?", "Paris"),
-        ("Was ist die Hauptstadt von Japan?", "Tokyo"),
+        ("Mji mkuu wa Ufaransa ni upi?", "Paris"),
+        ("Was ist die Hauptstadt von Italien?", "Rome"),
     ],
 )
 def test_the_shipped_bridge_answers(bridged: BridgedGenerator, question: str, answer: str) -> None:
-    """Telugu, Georgian and German in, English out; the LM alone answers none of the first two."""
+    """Telugu, Georgian, Swahili and German in, English out; the LM alone answers none of the first three."""
     assert answer in bridged.generate([question], Sampling(max_new_tokens=24))[0]
 
 

@@ -16,7 +16,7 @@ _PLACES = {
     "PlainGenerator": "langbridge.generate",
     "Recipe": "langbridge.config",
     "Sampling": "langbridge.generate",
-    "load": "langbridge.generate",
+    "load": "langbridge.routing",
 }
 
 __all__ = [  # noqa: RUF022 - the order of the README

@@ -108,13 +108,19 @@ class LangBridge(core.LangBridge):
         )
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], *, revision: str | None = None, dtype: str | None = None
+    ) -> Self:
         """Load a run folder, a hub id, or `embedded` (the bridge inside the package).
 
-        Raises CheckpointError when the folder is incomplete, truncated, foreign, or does not fit its models.
+        `dtype` (float32, bfloat16, float16) replaces that of both frozen models; the bridge stays fp32. Raises
+        CheckpointError when the folder is incomplete, truncated, foreign, or does not fit its models; ConfigError for
+        an unknown type.
         """
         folder = run_folder(name, revision=revision)
         recipe, metadata = read_config(folder), read_metadata(folder)
+        if dtype is not None:
+            recipe = recipe.with_dtype(dtype)
         model = cls.from_recipe(recipe, folder / TOKENIZERS)
         found = {"encoder_dim": model.encoder.dim, "lm_dim": model.language_model.dim}
         wanted = {name: metadata.get(name) for name in found}

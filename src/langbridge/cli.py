@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from langbridge.cache_commands import cache_app
-from langbridge.commands import import_released
-from langbridge.errors import DataError, LangBridgeError
+from langbridge.commands import answer_records, calibrate, import_released, print_plan, routing_of
+from langbridge.errors import ConfigError, DataError, LangBridgeError
 
 if TYPE_CHECKING:
     from langbridge.generate import BridgedGenerator, Sampling
@@ -23,7 +23,6 @@ app = typer.Typer(
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
-app.command("import")(import_released)
 
 RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
@@ -32,25 +31,39 @@ TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
 TopK = Annotated[int, typer.Option(help="0: no limit.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Cut the answer in front of this text; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for both models; default: the run's.")]
+Routing = Annotated[
+    str | None, typer.Option(help="off, by_language or by_likelihood: what the plain LM knows, it reads itself.")
+]
 Languages = Annotated[str, typer.Option(help="Codes with commas, such as swh,tel or sw,te; default: all.")]
 
 
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field: training.steps=50; may be repeated.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and print what it would take.")] = False,
+    device_rate: Annotated[float, typer.Option(help="--dry-run: TFLOP/s that one device reaches.")] = 150.0,
+    tokens: Annotated[str | None, typer.Option(help="--dry-run: mean encoder and target tokens, as 120,180.")] = None,
 ) -> None:
     """Train a bridge on English alone."""
     from langbridge.config import Recipe
     from langbridge.pretrained import quiet
-    from langbridge.train.run import train as run
 
     quiet()
-    model = run(Recipe.read(recipe, overrides or []), out, resume=resume)
+    read = Recipe.read(recipe, overrides or [])
+    if dry_run:
+        print_plan(read, tokens, device_rate)
+        return
+    if out is None:
+        raise ConfigError("--out is missing: name the run folder to write, or ask for --dry-run.")
+    from langbridge.train.run import train as run
+
+    model = run(read, out, resume=resume)
     for name, value in model.results.items():
         typer.echo(f"{name}: {value}")
     typer.echo(f"run folder: {out}")
@@ -65,6 +78,7 @@ def generate(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSON lines here.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="The LM alone on the text: the baseline.")] = False,
+    routing: Routing = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the LM tokens nearest to the soft prompt.")] = False,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
@@ -73,10 +87,11 @@ def generate(
     stop: Stop = None,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 16,
+    dtype: Dtype = None,
 ) -> None:
     """Answer prompts in any language."""
     prompts = _prompts(prompt, input)
-    generator = _load(run, plain=plain, batch_size=batch_size)
+    generator = _load(run, plain=plain, routing=routing, batch_size=batch_size, dtype=dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, top_k, stop, seed)
     if explain:
         _print_explanation(generator, prompts)
@@ -91,7 +106,7 @@ def generate(
         for answer in answers:
             typer.echo(answer)
     else:
-        _write_jsonl(output, [{"prompt": p, "completion": a} for p, a in zip(prompts, answers, strict=True)])
+        _write_jsonl(output, answer_records(generator, prompts, answers))
 
 
 @app.command()
@@ -102,9 +117,10 @@ def chat(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     seed: Seed = 0,
+    dtype: Dtype = None,
 ) -> None:
     """Ask one question after another; each stands alone. An empty line or Ctrl-D ends."""
-    generator = _load(run)
+    generator = _load(run, dtype=dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, top_k, None, seed)
     while True:
         typer.echo("> ", nl=False)
@@ -127,8 +143,10 @@ def evaluate(
     languages: Languages = "",
     limit: Annotated[int | None, typer.Option(help="First so many items per language.")] = None,
     render: Annotated[int | None, typer.Option(help="Sentences per language rendered for chrF; default: all.")] = None,
+    routing: Routing = None,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
     batch_size: Annotated[int, typer.Option(help="Items at a time.")] = 32,
+    dtype: Dtype = None,
 ) -> None:
     """Measure a bridge: per-language numbers with intervals."""
     from langbridge.data.parallel import read_parallel
@@ -137,26 +155,29 @@ def evaluate(
     from langbridge.evaluate.result import write_result
     from langbridge.evaluate.rows import Rows, fingerprint
     from langbridge.evaluate.transfer import evaluate_transfer
-    from langbridge.generate import BridgedGenerator, PlainGenerator
+    from langbridge.generate import PlainGenerator
 
     codes = [code.strip() for code in languages.split(",") if code.strip()]
     if task == "transfer":
         parallel = read_parallel(data).choose(codes, limit)
-        generator = _load(run, batch_size=batch_size)
-        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], task=task, limit=limit, render=render))
+        generator, texts = _load(run, routing=routing, batch_size=batch_size, dtype=dtype), parallel.sources
+        made = {"task": task, "limit": limit, "render": render, "dtype": dtype, **routing_of(generator)}
+        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], **made))
         with ProgressBar(task) as bar:
             result = evaluate_transfer(generator, parallel, limit=limit, render=render, rows=rows, progress=bar.move_to)
     elif task == "facts":
-        rows = Rows(out, fingerprint(run, read_facts(codes, limit), task=task))  # complains before models are loaded
-        model = _load(run, batch_size=batch_size).model
-        bridged, plain = BridgedGenerator(model, batch_size=batch_size), PlainGenerator(model, batch_size=batch_size)
+        texts = read_facts(codes, limit)[0]  # complains before models are loaded
+        generator = _load(run, routing=routing, batch_size=batch_size, dtype=dtype)
+        rows = Rows(out, fingerprint(run, read_facts(codes, limit), task=task, dtype=dtype, **routing_of(generator)))
+        plain = PlainGenerator(generator.model, batch_size=batch_size)
         with ProgressBar(task) as bar:
-            result = evaluate_facts(bridged, plain, codes, limit=limit, rows=rows, progress=bar.move_to)
+            result = evaluate_facts(generator, plain, codes, limit=limit, rows=rows, progress=bar.move_to)
     else:
         raise DataError(f"no task named {task!r}; known: transfer, facts.")
+    result |= routing_of(generator, texts)
     print_table(result)
     if out is not None:
-        write_result(result, run, out)
+        write_result(result, run, out, dtype=dtype)
         rows.close()
 
 
@@ -246,12 +267,23 @@ def models_path(name: Annotated[str, typer.Argument(help="Model name.")]) -> Non
     typer.echo(local_path(name))
 
 
-def _load(run: str, *, plain: bool = False, batch_size: int = 16) -> "BridgedGenerator":
-    from langbridge.generate import load
+app.command("import")(import_released)
+app.command()(calibrate)
+
+
+def _load(
+    run: str,
+    *,
+    plain: bool = False,
+    routing: str | None = None,
+    batch_size: int = 16,
+    dtype: str | None = None,
+) -> "BridgedGenerator":
     from langbridge.pretrained import quiet
+    from langbridge.routing import load
 
     quiet()
-    return load(run, plain=plain, batch_size=batch_size)
+    return load(run, plain=plain, routing=routing, batch_size=batch_size, dtype=dtype)
 
 
 def _sampling(

@@ -1,9 +1,84 @@
 """Commands beside the everyday ones: bodies that `cli` registers; they import late, as it does."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from langbridge.config import Recipe
+    from langbridge.generate import BridgedGenerator
+
+
+def answer_records(
+    generator: "BridgedGenerator", prompts: "Sequence[str]", answers: "Sequence[str]"
+) -> list[dict[str, Any]]:
+    """Return output records: prompt, completion, and the route where there was a choice."""
+    from langbridge.routing import RoutedGenerator
+
+    records: list[dict[str, Any]] = [{"prompt": p, "completion": a} for p, a in zip(prompts, answers, strict=True)]
+    if isinstance(generator, RoutedGenerator):
+        for record, route in zip(records, generator.routes(prompts), strict=True):
+            record["route"] = route.record()
+    return records
+
+
+def routing_of(generator: "BridgedGenerator", texts: "Mapping[str, Sequence[str]] | None" = None) -> dict[str, Any]:
+    """Return what a result says of routing; with texts by language, the share of each that the plain LM read."""
+    from langbridge.routing import RoutedGenerator
+
+    if not isinstance(generator, RoutedGenerator):
+        return {}
+    found: dict[str, Any] = {"kind": generator.config.kind, "threshold": generator.threshold}
+    if texts is not None:
+        found["read_by_the_plain_lm"] = {language: generator.share(part) for language, part in texts.items()}
+    return {"routing": found}
+
+
+def calibrate(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+    limit: Annotated[int, typer.Option(help="First so many sentences of each language.")] = 40,
+) -> None:
+    """Find the threshold of `--routing by_likelihood` on English and the development languages, and keep it."""
+    import dataclasses
+
+    from rich.console import Console
+
+    from langbridge.calibrate import measure, threshold
+    from langbridge.checkpoint import CONFIG
+    from langbridge.pretrained import quiet
+    from langbridge.routing import load
+
+    quiet()
+    generator = load(run, routing="off")
+    with Console(stderr=True).status("calibrating") as status:
+
+        def moved(language: str, done: int, total: int) -> None:
+            status.update(f"calibrating {language} ({done} of {total})")
+
+        found = threshold(measure(generator, limit=limit, progress=moved))
+    for language, share in found.plain.items():
+        typer.echo(f"{language}: {share:.0%} of the sentences are read by the plain LM")
+    typer.echo(f"routing.likelihood: {found.value}")
+    config = Path(run).expanduser() / CONFIG
+    if not config.is_file():
+        typer.echo("not written: only a run folder of your own is changed")
+        return
+    recipe = generator.model.recipe
+    dataclasses.replace(recipe, routing=dataclasses.replace(recipe.routing, likelihood=found.value)).write(config)
+    typer.echo(f"written to {config}")
+
+
+def print_plan(recipe: "Recipe", tokens: str | None, device_rate: float) -> None:
+    """Print what a recipe would take; `tokens`: mean lengths as SOURCE,TARGET."""
+    from rich.console import Console
+
+    from langbridge.train import plan
+
+    found = plan.plan(recipe, plan.token_means(tokens))
+    plan.print_plan(recipe, found, device_rate, Console(highlight=False))
 
 
 def import_released(

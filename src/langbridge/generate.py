@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any, Protocol
 
 import torch
@@ -284,14 +283,6 @@ class PlainGenerator(BridgedGenerator):
             rows.append([*template.before_ids(self.tokenizer), *text, *template.after_ids(self.tokenizer)])
         ids, mask = pad(rows, self._fill)
         return self.model.language_model.embed(ids.to(self.device), mask.to(self.device))
-
-
-def load(run: str | PathLike[str], *, plain: bool = False, batch_size: int = 16) -> BridgedGenerator:
-    """Load a run folder, a hub id or `embedded`, ready to generate and score; on a GPU where there is one."""
-    model = LangBridge.from_pretrained(run)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
-    return (PlainGenerator if plain else BridgedGenerator)(model, batch_size=batch_size)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ a question or request with the LM's own (greedy, first-sentence) answer; the sam
 sentence to be repeated. Knows nothing of encoders and bridges.
 """
 
-import functools
 import hashlib
 import itertools
 import json
@@ -19,11 +18,11 @@ from typing import Any
 
 import torch
 import yaml
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from langbridge.errors import ConfigError, DataError
 from langbridge.files import replacing, write_text
+from langbridge.identify import identify
 from langbridge.prompt import REPEAT, PromptTemplate
 
 SHORTEST, LONGEST = 3, 18  # words of a prompt
@@ -213,8 +212,8 @@ class _Writer:
         return True
 
     def _is_english(self, text: str) -> bool:
-        language, probability = _identifier().classify(text)
-        return bool(language == "en" or probability < 0.8)  # short text is often unsure; sure and foreign is out
+        guess = identify(text)
+        return guess.language == "en" or guess.probability < 0.8  # short text is often unsure; sure and foreign is out
 
     @torch.inference_mode()
     def _continue(self, texts: list[str], *, tokens: int, sample: bool) -> list[str]:
@@ -233,11 +232,6 @@ class _Writer:
         output = self.model.generate(**encoded, generation_config=config)
         new = output[:, encoded.input_ids.shape[1] :]
         return list(self.tokenizer.batch_decode(new, skip_special_tokens=True))
-
-
-@functools.cache
-def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def normalised(text: str) -> str:

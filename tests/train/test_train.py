@@ -16,7 +16,7 @@ from langbridge.checkpoint import LangBridge, read_config
 from langbridge.config import DataConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, DataError
-from langbridge.train.dataset import Examples, shuffled, split
+from langbridge.train.dataset import Examples, split
 from langbridge.train.order import GroupedByLength
 from langbridge.train.precision import Measured, measure
 from langbridge.train.run import train
@@ -230,17 +230,6 @@ def test_the_order_of_a_resumed_or_longer_run_goes_on() -> None:
     looked_at: list[int] = []
     list(GroupedByLength(lambda n: looked_at.append(n) or 0, 500, batch_size=10, batches=100, seed=1, start=64))
     assert len(looked_at) == 640
-
-
-def test_shuffled_words_stay_within_reach() -> None:
-    import random
-
-    text = " ".join(str(i) for i in range(30))
-    words = [int(word) for word in shuffled(text, 3.0, random.Random(0)).split()]
-    assert sorted(words) == list(range(30))
-    assert words != sorted(words)
-    assert all(abs(place - word) <= 3 for place, word in enumerate(words))
-    assert shuffled(text, 0.0, random.Random(0)) == text
 
 
 def test_noise_is_the_same_whenever_a_record_is_read() -> None:

@@ -3,6 +3,7 @@
 from langbridge.config.objective import ObjectiveConfig
 from langbridge.config.policy import LoraConfig, PolicyConfig
 from langbridge.config.recipe import Recipe
+from langbridge.config.routing import RoutingConfig
 from langbridge.config.sections import (
     BridgeConfig,
     DataConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "PretrainedConfig",
     "PromptConfig",
     "Recipe",
+    "RoutingConfig",
     "TrainingConfig",
     "WarmStartConfig",
 ]

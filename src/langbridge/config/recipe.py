@@ -12,6 +12,7 @@ import yaml
 
 from langbridge.config.objective import ObjectiveConfig
 from langbridge.config.policy import LoraConfig, PolicyConfig
+from langbridge.config.routing import RoutingConfig
 from langbridge.config.sections import (
     BridgeConfig,
     DataConfig,
@@ -40,6 +41,7 @@ class Recipe:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
 
     def __post_init__(self) -> None:
         encoder, kind = self.encoder, self.encoder_policy
@@ -101,6 +103,12 @@ class Recipe:
         """Return the recipe with some training settings replaced."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **changes))
 
+    def with_dtype(self, dtype: str) -> "Recipe":
+        """Return the recipe with both pretrained models loaded in another type; raises ConfigError."""
+        encoder = dataclasses.replace(self.encoder, dtype=dtype)
+        language_model = dataclasses.replace(self.language_model, dtype=dtype)
+        return dataclasses.replace(self, encoder=encoder, language_model=language_model)
+
     def write(self, path: Path) -> None:
         """Write the whole recipe, defaults included, as YAML."""
         fields = dataclasses.asdict(self)
@@ -161,6 +169,8 @@ def _value(hint: Any, value: Any, where: str, place: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where, place + ".")
     wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is False and str in wanted:
+        value = "off"  # YAML reads off as false
     for kind in wanted:
         if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
             inner = typing.get_args(kind)[0]

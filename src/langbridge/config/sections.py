@@ -137,13 +137,15 @@ class DataConfig:
     """Share of sentences to repeat whose words are moved a little, so that word order is not copied but restored."""
     shuffle_reach: float = 3.0
     """Largest distance, in words, by which one word can overtake another."""
+    gloss: float = 0.0
+    """Share of small words and endings lost in a sentence whose words are moved, as translations have others."""
     plain_case: float = 0.0
     """Share of sentences to repeat that lose capitals and final punctuation, as many scripts have none."""
     cut_words: float = 0.0
     """Share of words that are cut in two before tokenisation, as words of other languages are cut into pieces."""
 
     def __post_init__(self) -> None:
-        for name in ("shuffle_words", "plain_case", "cut_words"):
+        for name in ("shuffle_words", "gloss", "plain_case", "cut_words"):
             _need(0 <= getattr(self, name) <= 1, f"data.{name} must lie between 0 and 1, got {getattr(self, name)}")
         _need(self.answers is None or 0 <= self.answers <= 1, f"data.answers must be 0 to 1, got {self.answers}")
         _need(self.limit is None or self.limit > 1, f"data.limit must be at least 2, got {self.limit}")
@@ -161,10 +163,13 @@ class WarmStartConfig:
     """Training sources that the regression sees."""
     ridge: float = 0.01
     """Regularisation relative to the mean variance of the encoder states."""
+    sharpen: int = 1000
+    """Steps that teach the map to tell each word from others, behind the closed form; 0: the closed form alone."""
 
     def __post_init__(self) -> None:
         _need(self.sentences >= 10, f"warm_start.sentences must be at least 10, got {self.sentences}")
         _need(self.ridge > 0, f"warm_start.ridge must be positive, got {self.ridge}")
+        _need(self.sharpen >= 0, f"warm_start.sharpen must not be negative, got {self.sharpen}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,17 @@ from langbridge.files import write_text
 Result = dict[str, Any]
 
 
-def write_result(result: Result, run: str, path: Path) -> None:
-    """Write a task's result with the run's name, models and package versions."""
+def write_result(result: Result, run: str, path: Path, *, dtype: str | None = None) -> None:
+    """Write a task's result with the run's name, models and package versions; `dtype` where the run's was replaced."""
     metadata = read_metadata(run_folder(run))
     whole = {
         **result,
-        "run": {"name": run, "encoder": metadata["encoder"], "language_model": metadata["language_model"]},
+        "run": {
+            "name": run,
+            "encoder": metadata["encoder"],
+            "language_model": metadata["language_model"],
+            **({} if dtype is None else {"dtype": dtype}),
+        },
         "versions": versions(),
     }
     write_text(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")

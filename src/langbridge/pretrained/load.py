@@ -44,7 +44,7 @@ def load_encoder(
     """
     folder = folder_of(name)
     config = _read(AutoConfig, name, folder, revision=revision)
-    auto, found = _encoder_class(name, config)
+    auto, found = encoder_class(name, config)
     placed = _placement(name, dtype=dtype, quantization=quantization, device_map=device_map)
     model = _read_model(auto, name, folder, revision=revision, **found, **placed)
     if not hasattr(model.config.get_text_config(), "hidden_size"):
@@ -115,7 +115,7 @@ def _placement(name: str, *, dtype: str, quantization: str | None, device_map: s
     return arguments
 
 
-def _encoder_class(name: str, config: Any) -> tuple[Any, dict[str, Any]]:
+def encoder_class(name: str, config: Any) -> tuple[Any, dict[str, Any]]:
     """Return the class to load as the encoder, and the arguments that make it the encoder and nothing more."""
     if config.is_encoder_decoder:
         with torch.device("meta"):  # shapes only: the decoder never gets memory

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from langbridge.config import DataConfig
 from langbridge.data import Collator, Example, read_examples, read_prompts, read_texts
 from langbridge.data.cutting import with_cuts
+from langbridge.data.noise import glossed, shuffled
 from langbridge.data.states import StateCache
 from langbridge.errors import DataError
 from langbridge.model import Batch
@@ -40,19 +41,12 @@ class Examples(Dataset[Example]):
         source = example.source
         if example.source == example.target:  # noise only where the clean sentence is the target
             if rng.random() < self.data.shuffle_words:
-                source = shuffled(source, self.data.shuffle_reach, rng)
+                source = shuffled(glossed(source, self.data.gloss, rng), self.data.shuffle_reach, rng)
             if rng.random() < self.data.plain_case:
                 source = source.lower().rstrip(".!?")
         if self.data.cut_words:
             source = with_cuts(source, self.data.cut_words, rng)
         return replace(example, source=source) if self.fits(source) else example
-
-
-def shuffled(text: str, reach: float, rng: random.Random) -> str:
-    """Return the text with its words moved: none is overtaken by one more than `reach` places behind it."""
-    words = text.split()
-    keys = [position + rng.uniform(0, reach) for position in range(len(words))]
-    return " ".join(word for _, word in sorted(zip(keys, words, strict=True), key=lambda pair: pair[0]))
 
 
 def split(

@@ -20,10 +20,13 @@ def start(model: LangBridge, training: Sequence[Example]) -> str:
     if not model.recipe.warm_start.enabled:
         return "random start, with the statistics of the LM's word embeddings"
     found = warm_start(model, training)
+    sharp = "" if found.recognised is None else f", sharpened: {found.recognised:.0%} of words recognised"
     imitated = "" if found.imitation is None else f", imitated with R2 {found.imitation:.3f}"
     seconds = time.monotonic() - began
     model.results["warm start R2"] = round(found.explained_variance, 3)
-    return f"warm start: R2 {found.explained_variance:.3f} on {found.tokens:,} tokens{imitated}, in {seconds:.0f} s"
+    return (
+        f"warm start: R2 {found.explained_variance:.3f} on {found.tokens:,} tokens{sharp}{imitated}, in {seconds:.0f} s"
+    )
 
 
 def warm_start(model: LangBridge, examples: Sequence[Example]) -> WarmStart:
@@ -33,7 +36,7 @@ def warm_start(model: LangBridge, examples: Sequence[Example]) -> WarmStart:
     spaces = model.lm_tokenizer("\n", add_special_tokens=False).input_ids  # carries no content
     filler = vectors[spaces].mean(dim=0) if spaces else vectors.mean(dim=0)
     texts = list(dict.fromkeys(example.source for example in examples))[: settings.sentences]
-    return fit(model.bridge, _aligned(model, texts), vectors, filler, ridge=settings.ridge)
+    return fit(model.bridge, _aligned(model, texts), vectors, filler, ridge=settings.ridge, sharpen=settings.sharpen)
 
 
 @torch.no_grad()
