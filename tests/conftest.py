@@ -5,6 +5,7 @@ import string
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
@@ -28,7 +29,8 @@ from langbridge.config import BridgeConfig, EncoderConfig, LanguageModelConfig, 
 from langbridge.model import Encoder, LanguageModel
 from langbridge.pretrained import PREFIX, home, quiet
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that tests start
+huggingface_hub.constants.HF_HUB_OFFLINE = True  # for this one, which has read the variable already
 quiet()
 torch.set_num_threads(1)  # tiny tensors: threads cost more than they save
 
