@@ -24,7 +24,7 @@ from langbridge.train.halves import Halves
 from langbridge.train.precision import measure
 from langbridge.train.processes import agreed, here, same_weights, watched
 from langbridge.train.progress import Bar, Metrics
-from langbridge.train.records import Records, records
+from langbridge.train.records import Records, records, write_bad
 from langbridge.train.start import start
 from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
 from langbridge.transfer import compare
@@ -51,8 +51,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     console.print(parameters(model))
     with me.main_process_first():  # it writes what the others read
         data = records(model, out, console)
-    note = f", {data.skipped} records skipped (too long, or nothing to learn from)" if data.skipped else ""
-    console.print(f"{len(data.dataset):,} training records, {len(data.validation)} for validation{note}")
+    if me.is_main_process:
+        write_bad(data.bad, out)
+    console.print(told(data))
     if checkpoint is None:
         console.print(start(model, data.examples))
         same_weights(model)
@@ -116,6 +117,14 @@ def with_precision(recipe: Recipe, model: LangBridge, examples: Sequence[Example
         f"precision: {found.choice} (bf16 is {found.speedup:.2f} x as fast, its gradient's cosine {found.cosine:.4f})"
     )
     return recipe.with_training(precision=found.choice)
+
+
+def told(data: Records) -> str:
+    """Return lines that tell what a run trains on, and what was left out."""
+    lines = [f"{len(data.dataset):,} training records, {len(data.validation)} for validation", *data.bad.lines()]
+    if data.unanswered:
+        lines.append(f"{data.unanswered:,} prompts left without an answer by the LM, skipped")
+    return "\n".join(lines)
 
 
 def parameters(model: LangBridge) -> str:
