@@ -50,7 +50,7 @@ class WarmStart:
     recognised: float | None = None
     """Share of held-out tokens whose own word is nearest among the words of all texts; null: not sharpened."""
     imitation: float | None = None
-    """R2 of another kind of bridge with respect to the closed form; null for a linear one, which is the closed form."""
+    """R2 of another kind of bridge with respect to the linear map it imitates; null for a linear one, which is it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,9 @@ def fit(
     variance, recognised = explained(test.targets, found(test.states)), None
     if sharpen and bool((kept.words != NO_WORD).any()):
         words = torch.unique(torch.cat([kept.words, test.words]))
-        candidates = torch.stack([filler if word == FILLER else lm_vectors[word] for word in words[words != NO_WORD]])
-        kept, test = (_numbered(part, words[words != NO_WORD]) for part in (kept, test))
+        words = words[words != NO_WORD]
+        candidates = torch.where((words == FILLER)[:, None], filler, lm_vectors[words.clamp(min=0)])
+        kept, test = (_numbered(part, words) for part in (kept, test))
         found = sharpened(kept, candidates, steps=sharpen)
         recognised = _recognised(found, test, candidates)
     imitation = None
@@ -229,10 +230,8 @@ def _pairs(text: AlignedText, states: Tensor, lm_vectors: Tensor, filler: Tensor
     targets = weights @ lm_vectors[text.lm_ids]
     empty = torch.tensor([first == last for first, last in text.encoder_spans])
     targets[empty] = filler
-    largest = weights.max(dim=1) if len(text.lm_ids) else None
-    words = torch.full((len(states),), NO_WORD)
-    if largest is not None:
-        words = torch.where(largest.values == 1, text.lm_ids[largest.indices], words)
+    largest = weights.max(dim=1)
+    words = torch.where(largest.values == 1, text.lm_ids[largest.indices], NO_WORD)
     words[empty] = FILLER
     known = empty | (weights.sum(dim=1) > 0)
     return _Pairs(states[known], targets[known], words[known])

@@ -48,9 +48,7 @@ class Limits:
         if source > collate.longest_source:
             source = collate.source_length(example.source)
             if source > collate.longest_source:
-                return Bad(
-                    LONG_SOURCE, f"source of {source} encoder tokens, at most {collate.longest_source} are read"
-                )
+                return Bad(LONG_SOURCE, f"source of {source} encoder tokens, at most {collate.longest_source} are read")
         if target > self.longest_target:
             target = len(collate.target_ids(example.target, end=example.complete))
             if target > self.longest_target:

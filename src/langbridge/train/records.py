@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
 
@@ -98,7 +99,9 @@ def distill(model: LangBridge, out: Path, console: Console) -> Records:
     limits = Limits.of(model)
     found = split(data, limits, seed, own_answers=True)
     prompts, held_out = found.training, found.validation
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    # one process of several asks the LM; the others wait, and find everything on disk
+    lock = FileLock(out / ".distill.lock")
+    with lock, Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("the LM answers", total=None)
 
         def move(done: int, total: int) -> None:

@@ -25,6 +25,7 @@ from langbridge.train.precision import measure
 from langbridge.train.processes import agreed, here, same_weights, watched
 from langbridge.train.progress import Bar, Metrics
 from langbridge.train.records import Records, records, write_bad
+from langbridge.train.sharding import asked_by_launcher, shard
 from langbridge.train.start import start
 from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
 from langbridge.transfer import compare
@@ -41,7 +42,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     `callbacks`: transformers' own kind, called in front of ours.
     Raises CheckpointError when `out` holds another run, ConfigError, DataError and PretrainedError for bad input.
     """
+    sharded = asked_by_launcher()
     me = here()
+    sharded = me.num_processes > 1 and (sharded or recipe.training.shard)
     console.quiet = not me.is_main_process
     with me.main_process_first():
         recipe, checkpoint = _open_folder(recipe, out, resume=resume)
@@ -63,12 +66,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     if me.is_main_process:
         recipe.write(out / CONFIG)
     halves = Halves(model)
-    if recipe.training.precision == "bf16":
+    if sharded:
+        console.print(f"{shard(model)} layers of the frozen models are spread over {me.num_processes} processes")
+    elif recipe.training.precision == "bf16":
         halves.hold()
     validator = _Validation(model, data.validation, recipe.training.evaluate_every, halves)
     bar, metrics = Bar(lambda: trainer.tokens_seen), Metrics(out / "metrics.jsonl", len(data.dataset))
     trainer = _trainer(model, data, out, [*callbacks, metrics, bar, validator])
-    validator.trainer = trainer
+    validator.trainer, trainer.sharded = trainer, sharded
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
         trainer.steps_done = int(checkpoint.name.split("-")[-1])

@@ -19,6 +19,8 @@ from langbridge.train.dataset import ToBatch
 
 PREVIEW = 64
 """Tokens of both parts in the examples that a bridge's start and validation look at."""
+HEAD = 2000
+"""Characters of a text that are looked at to see whether it can be cut."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def cut_place(text: str, tokens: int, collate: Collator) -> int:
 
 def uncuttable(text: str, collate: Collator) -> Bad | None:
     """Return why a text cannot be used: it has no two parts."""
-    return None if cut_place(text, PREVIEW, collate) else Bad(ONE_PART, f"no two parts with text: {text[:40]!r}")
+    return None if cut_place(text[:HEAD], PREVIEW, collate) else Bad(ONE_PART, f"no two parts with text: {text[:40]!r}")
 
 
 def offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
