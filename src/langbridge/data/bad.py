@@ -62,19 +62,20 @@ class BadRecords:
         policy = dict.fromkeys(OVER_LONG, self.over_long) | dict.fromkeys(HARMLESS, "skip")
         return [kind for kind in self.counts if policy.get(kind, self.bad) == "refuse"]
 
-    def check(self, *, whole: bool = True) -> None:
+    def check(self, *, streaming: bool = False, ended: bool = True) -> None:
         """Raise DataError where something was found that is refused, or more than may be skipped.
 
-        `whole`: all data was read, so that a file's damage is known before training begins, and not skipped.
+        `streaming`: damage of a file is skipped like other things, as training has begun when it is found; else it is
+        refused. `ended`: all records were looked at, else a share of few means nothing.
         """
-        if whole and DAMAGED in self.counts:
+        if not streaming and DAMAGED in self.counts:
             raise DataError(f"{self.first[DAMAGED][0]}. Get the file again: what arrived of it is not trained on.")
         if kinds := self.refused:
             advice = "data.over_long: skip" if kinds[0] in OVER_LONG else "data.bad_records: skip"
             raise DataError(f"{self.first[kinds[0]][0]}. {self._totals(kinds)}: correct them, or set {advice}.")
-        bad = sum(count for kind, count in self.counts.items() if kind not in (*OVER_LONG, *HARMLESS))
-        if bad > self.most * self.read and (whole or self.read >= ENOUGH):
-            kinds = [kind for kind in self.counts if kind not in (*OVER_LONG, *HARMLESS)]
+        kinds = [kind for kind in self.counts if kind not in (*OVER_LONG, *HARMLESS)]
+        bad = sum(self.counts[kind] for kind in kinds)
+        if bad > self.most * self.read and (ended or self.read >= ENOUGH):
             raise DataError(
                 f"{self.first[kinds[0]][0]}. {self._totals(kinds)}, more than data.most_bad {self.most:g} of all: is "
                 "it the right file?"
