@@ -117,6 +117,14 @@ def test_accumulation_equals_the_large_batch(saved: dict[str, Path], data: Path,
     assert torch.allclose(runs[1], runs[4], atol=1e-5)
 
 
+def test_keeping_less_changes_nothing(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    runs = {
+        twice: train(recipe(saved, data, steps=3, gradient_checkpointing=twice), tmp_path / str(twice))
+        for twice in (False, True)
+    }
+    assert torch.allclose(runs[False].bridge.linear.weight, runs[True].bridge.linear.weight, atol=1e-5)
+
+
 def test_warm_start_beats_a_random_one(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
     warm = train(recipe(saved, data, steps=1), tmp_path / "warm")
     fields = recipe(saved, data, steps=1)

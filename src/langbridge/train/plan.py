@@ -17,13 +17,16 @@ from langbridge.config import Recipe
 from langbridge.errors import ConfigError
 from langbridge.model import Encoder, LanguageModel
 from langbridge.model.bridge import make_bridge
+from langbridge.model.head import MOST_LOGITS
 from langbridge.pretrained.shapes import encoder_shape, language_model_shape
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5}
 SAVED_FROZEN, SAVED_LEARNING = 32, 40
 """Bytes kept for the way back, for each layer, token and unit of width: norms, attention, gates in half precision."""
+INPUT = 2
+"""Bytes of a layer's input, for each token and unit of width: half precision."""
 SAVED_LOGIT = 10
-"""Bytes kept for each logit: half precision, fp32, and its gradient."""
+"""Bytes of each logit that is there at once: half precision, fp32, and its gradient."""
 DEVICES = (1, 4, 8)
 GIB = 2**30
 
@@ -103,14 +106,21 @@ def memory(found: Plan, recipe: Recipe, devices: int, *, shared: bool) -> float:
     half = 2.0 if learns and recipe.training.precision != "fp32" else 0.0  # autocast keeps a copy
     held = lm.parameters * lm_bytes + encoder.parameters * (own + half) + 4.0 * found.bridge + 12.0 * found.trained
     micro = _micro(recipe, devices)
-    saved = micro * (found.prompt + found.target) * lm.layers * lm.width * SAVED_FROZEN
-    saved += micro * found.target * (lm.head / lm.width) * SAVED_LOGIT
+    saved = micro * (found.prompt + found.target) * _kept(lm, SAVED_FROZEN, recipe)
+    saved += min(micro * found.target, MOST_LOGITS / (lm.head / lm.width)) * (lm.head / lm.width) * SAVED_LOGIT
     if recipe.encoder_policy != "frozen":
-        saved += micro * found.source * encoder.layers * encoder.width * SAVED_LEARNING
+        saved += micro * found.source * _kept(encoder, SAVED_LEARNING, recipe)
     if shared and devices > 1:
         gathered = lm.per_token / lm.layers * lm_bytes + encoder.per_token / encoder.layers * own
         held = held / devices + 2 * gathered  # the layer at work and the next
     return held + saved
+
+
+def _kept(side: Side, saved: int, recipe: Recipe) -> float:
+    """Return the bytes that a model keeps of one token: of all layers, or their inputs and one layer at work."""
+    if recipe.training.gradient_checkpointing:
+        return side.width * (side.layers * INPUT + saved)
+    return side.width * side.layers * saved
 
 
 def print_plan(recipe: Recipe, found: Plan, rate: float, console: Console) -> None:
@@ -211,6 +221,10 @@ def _flops(recipe: Recipe, encoder: Side, lm: Side, bridge: int, source: float, 
     read += 4 * (1 if back == 1 else 3) * encoder.layers * encoder.width * source**2
     said = 4 * lm.per_token * length + 4 * lm.head * target  # forward, and backward to the soft prompt
     said += 3 * 2 * lm.layers * lm.width * length**2  # causal attention: half of the pairs
+    if recipe.training.gradient_checkpointing:  # forward once more
+        said += 2 * lm.per_token * length + 2 * lm.layers * lm.width * length**2
+        if back > 1:
+            read += 2 * encoder.per_token * source + 4 * encoder.layers * encoder.width * source**2
     total = read + 6 * bridge * (prompt - 1) + said
     if recipe.objective.kind == "distill" and not recipe.objective.store:
         total += 2 * lm.per_token * length + 2 * lm.head * target

@@ -19,6 +19,7 @@ from langbridge.data.parallel import sanity_set
 from langbridge.errors import CheckpointError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT
+from langbridge.model.layers import recompute
 from langbridge.train.caching import cached
 from langbridge.train.halves import Halves
 from langbridge.train.precision import measure
@@ -52,6 +53,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     started = time.monotonic()
     set_seed(recipe.training.seed)
     model = LangBridge.from_recipe(recipe)
+    keep_less(model)
     console.print(parameters(model))
     with me.main_process_first():  # it writes what the others read
         data = records(model, out, console, checkpoint)
@@ -139,6 +141,15 @@ def told(data: Records) -> str:
     if data.unanswered:
         lines.append(f"{data.unanswered:,} prompts left without an answer by the LM, skipped")
     return "\n".join(lines)
+
+
+def keep_less(model: LangBridge) -> None:
+    """Let layers compute twice where the recipe wants it; the LM's opening is then not shared, as caches are not."""
+    if model.recipe.training.gradient_checkpointing:
+        model.language_model.shares_opening = False
+        recompute(model.language_model.model)
+        if model.encoder.learns:
+            recompute(model.encoder.model)
 
 
 def parameters(model: LangBridge) -> str:
