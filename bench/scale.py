@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -35,7 +35,8 @@ from langbridge.pretrained import quiet
 from langbridge.train.run import train
 
 ROOT = Path(__file__).parent.parent
-BATCH, STEPS = 16, 6
+BATCH, LONG_BATCH, STEPS = 16, 4, 5
+"""Records of a step, fewer where length is measured; steps of a cell."""
 SIZES = {False: (1_000, 3_000, 10_000, 30_000, 50_000), True: (1_000, 3_000)}
 """Records, in full and quick."""
 LENGTHS = {False: (16, 32, 64, 128, 256), True: (8, 16)}
@@ -58,6 +59,11 @@ class Cell:
     def processes(self) -> int:
         """Return how many processes run it."""
         return self.value if self.kind == "processes" else 1
+
+    @property
+    def batch(self) -> int:
+        """Return the records of a step, over all processes."""
+        return LONG_BATCH if self.kind == "length" else BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +98,10 @@ def recipe_of(cell: Cell, options: argparse.Namespace, data: Path) -> Recipe:
     settings = {
         **{"data.train": data, "data.validation": 8, "data.streaming": cell.way == "streamed", "data.buffer": 2048},
         **{"data.answers": "null", "warm_start.enabled": False, "training.precision": "fp32"},
-        **{"training.steps": STEPS, "training.batch_size": BATCH // cell.processes, "training.accumulate": 1},
+        **{"training.steps": STEPS, "training.batch_size": cell.batch // cell.processes, "training.accumulate": 1},
         **{"training.save_every": STEPS + 1, "training.evaluate_every": STEPS + 1, "training.cache_states": False},
         **{"training.gradient_checkpointing": cell.way == "gradient checkpointing", "data.longest_target": 512},
+        **{"data.shuffle_words": 0.0, "data.cut_words": 0.0},
     }
     return Recipe.read(options.recipe, [*(f"{name}={value}" for name, value in settings.items()), *options.overrides])
 
@@ -103,7 +110,7 @@ def write(cell: Cell, path: Path) -> None:
     """Write the records of a cell."""
     if cell.kind == "length":
         source, target = " ".join(["word"] * cell.value), " ".join(["word"] * (cell.value // 2))
-        records = [{"source": f"{source} {i}", "target": target} for i in range(STEPS * BATCH + 100)]
+        records = [{"source": f"{source} {i}", "target": target} for i in range(STEPS * cell.batch + 100)]
     else:
         count = cell.value if cell.kind == "size" else 1_000
         examples = islice(cycle(read_examples("shipped")), count)
@@ -142,7 +149,7 @@ def measured(cell: Cell, options: argparse.Namespace) -> Measured | None:
     return Measured(
         ready=clock.times[0] - began,
         step=(clock.times[-1] - clock.times[1]) / (STEPS - 1),
-        samples=BATCH,
+        samples=cell.batch,
         peak=float(sum(peaks)),
     )
 
@@ -181,23 +188,22 @@ def plot(found: dict[Cell, Measured], out: Path) -> None:
     """Draw a figure for each kind: until the first step, a step, memory."""
     from matplotlib.figure import Figure
 
-    shown = (
+    shown: tuple[tuple[str, Callable[[Measured], float]], ...] = (
         ("seconds until the first step", lambda one: one.ready),
         ("seconds a step", lambda one: one.step),
         ("peak memory, GB", lambda one: one.peak / 1e9),
     )
     for kind, label in PLOTS.items():
         here = {cell: one for cell, one in found.items() if cell.kind == kind}
-        figure: Any = Figure(figsize=(12, 3.5), layout="constrained")  # type: ignore[no-untyped-call]
+        figure: Any = Figure(figsize=(12, 3.5), layout="constrained")
         axes = figure.subplots(1, len(shown))
         for axis, (title, number) in zip(axes, shown, strict=True):
             for way in dict.fromkeys(cell.way for cell in here):
                 points = sorted((cell.value, number(one)) for cell, one in here.items() if cell.way == way)
                 axis.plot(*zip(*points, strict=True), marker="o", label=way)
             axis.set(title=title, xlabel=label, xscale="log", ylim=(0, None))
-            axis.set_xticks(
-                sorted({cell.value for cell in here}), labels=sorted({f"{c.value:,}" for c in here}, key=len)
-            )
+            ticks = sorted({cell.value for cell in here})
+            axis.set_xticks(ticks, labels=[f"{value:,}" for value in ticks])
             axis.minorticks_off()
         axes[0].legend()
         figure.savefig(out / f"{kind}.png", dpi=120)

@@ -214,6 +214,22 @@ def test_what_is_refused_ends_the_run_with_its_line(saved: dict[str, Path], tmp_
     assert "In all 1 of 49 records (1 not JSON): correct them, or set data.bad_records: skip." in str(raised.value)
 
 
+def test_a_refused_line_is_corrected_and_the_run_goes_on(saved: dict[str, Path], tmp_path: Path) -> None:
+    """It lies behind the records that a run looks at first, so a checkpoint was written before it was met."""
+    records = [record | {"instruction": f"{i}: "} for i in range(4) for record in RECORDS]
+    path, cut = tmp_path / "pairs.jsonl", b'{"source": "cut\n'
+    settings = recipe(saved, str(path)).with_training(steps=30)
+    path.write_bytes(lines(records[:90]) + cut + lines(records[90:]))
+    with pytest.raises(DataError, match="line 91: not JSON"):
+        train(settings, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint-20" / "complete").exists()
+    path.write_bytes(lines(records))
+    train(settings, tmp_path / "run", resume=True)
+    train(settings, tmp_path / "whole")
+    resumed, whole = (load_file(tmp_path / run / "bridge.safetensors") for run in ("run", "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 def test_what_is_skipped_is_told(saved: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A packed file that ends too soon costs its rest, not the run."""
     write(tmp_path, "jsonl.gz")
