@@ -52,6 +52,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     set_seed(recipe.training.seed)
     model = LangBridge.from_recipe(recipe)
     console.print(parameters(model))
+    if slow_in_bf16(model):
+        console.print("this CPU has no instructions for bfloat16: set the models' dtype to float32 if steps are slow")
     with me.main_process_first():  # it writes what the others read
         data = records(model, out, console)
     note = f", {data.skipped} records skipped (too long, or nothing to learn from)" if data.skipped else ""
@@ -121,6 +123,13 @@ def with_precision(recipe: Recipe, model: LangBridge, examples: Sequence[Example
         f"precision: {found.choice} (bf16 is {found.speedup:.2f} x as fast, its gradient's cosine {found.cosine:.4f})"
     )
     return recipe.with_training(precision=found.choice)
+
+
+def slow_in_bf16(model: LangBridge) -> bool:
+    """Tell whether a frozen model computes in bf16 on a CPU that cannot."""
+    parts = (model.encoder, model.language_model)
+    on_cpu = any(p.dtype == torch.bfloat16 and p.device.type == "cpu" for part in parts for p in part.parameters())
+    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def parameters(model: LangBridge) -> str:
