@@ -22,6 +22,8 @@ CLOSENESS = 3.0
 """Weight of the distance from the right embedding in sharpening."""
 NEGATIVES = 1024
 """Word embeddings that a step of sharpening tells the right ones from, beside those of its own batch."""
+ROWS = 4096
+"""Pairs that the regression takes at a time."""
 
 Spans = list[tuple[int, int]]
 """(first, last + 1) character of each token; an empty span belongs to a token without text."""
@@ -88,11 +90,14 @@ def fit(
     parts: list[_Pairs] = []
     for text in texts:
         with torch.no_grad():
-            read.append(bridge.mix(text.states))
-        parts.append(_pairs(text, read[-1], lm_vectors, filler))
-    held = [number % 10 == 9 for number in range(len(read))]
+            states = bridge.mix(text.states)
+        parts.append(_pairs(text, states, lm_vectors, filler))
+        if not isinstance(bridge, LinearBridge):  # which has nothing to imitate
+            read.append(states)
+    held = [number % 10 == 9 for number in range(len(parts))]
     kept = _joined([part for part, out in zip(parts, held, strict=True) if not out])
     test = _joined([part for part, out in zip(parts, held, strict=True) if out]) if any(held) else kept
+    parts.clear()  # a copy
     found = solve(kept.states, kept.targets, ridge)
     variance, recognised = explained(test.targets, found(test.states)), None
     if sharpen and bool((kept.words != NO_WORD).any()):
@@ -116,12 +121,17 @@ def fit(
 
 def solve(states: Tensor, targets: Tensor, ridge: float) -> LinearMap:
     """Return the ridge regression from states (rows, encoder_dim) to targets (rows, lm_dim); computed in fp64."""
-    x, y = states.double(), targets.double()
-    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
-    centred = x - x_mean
-    gram = centred.T @ centred
+    x_mean, y_mean = states.mean(dim=0, dtype=torch.float64), targets.mean(dim=0, dtype=torch.float64)
+    gram = x_mean.new_zeros(states.shape[1], states.shape[1])
+    cross = x_mean.new_zeros(states.shape[1], targets.shape[1])
+    for x, y in zip(
+        torch.split(states, ROWS), torch.split(targets, ROWS), strict=True
+    ):  # fp64 copies of a part at a time
+        centred = x.double() - x_mean
+        gram += centred.T @ centred
+        cross += centred.T @ (y.double() - y_mean)
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    weight = torch.linalg.solve(gram, centred.T @ (y - y_mean)).T  # (lm_dim, encoder_dim)
+    weight = torch.linalg.solve(gram, cross).T  # (lm_dim, encoder_dim)
     return LinearMap(weight=weight.float(), bias=(y_mean - weight @ x_mean).float())
 
 

@@ -55,6 +55,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     model = LangBridge.from_recipe(recipe)
     keep_less(model)
     console.print(parameters(model))
+    if slow_in_bf16(model):
+        console.print("this CPU has no instructions for bfloat16: set the models' dtype to float32 if steps are slow")
     with me.main_process_first():  # it writes what the others read
         data = records(model, out, console, checkpoint)
     if me.is_main_process:
@@ -150,6 +152,13 @@ def keep_less(model: LangBridge) -> None:
         recompute(model.language_model.model)
         if model.encoder.learns:
             recompute(model.encoder.model)
+
+
+def slow_in_bf16(model: LangBridge) -> bool:
+    """Tell whether a frozen model computes in bf16 on a CPU that cannot."""
+    parts = (model.encoder, model.language_model)
+    on_cpu = any(p.dtype == torch.bfloat16 and p.device.type == "cpu" for part in parts for p in part.parameters())
+    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def parameters(model: LangBridge) -> str:
