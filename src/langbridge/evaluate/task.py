@@ -7,7 +7,7 @@ A new task is one file in `evaluate/tasks`: a frozen dataclass that inherits fro
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from langbridge.data.examples import Example
 from langbridge.generate import Answer, Sampling, Score
@@ -104,12 +104,12 @@ class Answering(Protocol):
 class Task(Protocol):
     """A benchmark: inherit from this; the methods with a body here need not be written."""
 
-    name: str
-    grades: tuple[str, ...]
+    name: ClassVar[str]
+    grades: ClassVar[tuple[str, ...]]
     """Names of the grading rules, the headline first: the paper's where there is a published number."""
-    measure: str = "accuracy"
+    measure: ClassVar[str] = "accuracy"
     """What the mean of the verdicts is called."""
-    aligned: bool = False
+    aligned: ClassVar[bool] = False
     """Whether the languages hold the same items, under the same ids."""
 
     def languages(self) -> list[str]:

@@ -5,8 +5,20 @@ from pathlib import Path
 
 from langbridge.errors import DataError
 from langbridge.evaluate.task import CodeRunner, Setup, Task
+from langbridge.evaluate.tasks.bbh import Bbh
+from langbridge.evaluate.tasks.mgsm import Mgsm, Mgsm8Shot
+from langbridge.evaluate.tasks.msvamp import Msvamp
+from langbridge.evaluate.tasks.sib200 import Sib200
+from langbridge.evaluate.tasks.xcopa import Xcopa
 
-TASKS: dict[str, Callable[[Setup], Task]] = {}
+TASKS: dict[str, Callable[[Setup], Task]] = {
+    "mgsm": lambda setup: Mgsm(setup=setup),
+    "mgsm_8shot": lambda setup: Mgsm8Shot(setup=setup),
+    "msvamp": lambda setup: Msvamp(setup=setup),
+    "xcopa": lambda setup: Xcopa(setup=setup),
+    "bbh": lambda setup: Bbh(setup=setup),
+    "sib200": lambda setup: Sib200(setup=setup),
+}
 """How each task is opened."""
 
 
