@@ -46,6 +46,8 @@ class Answered:
     """As it grades, calibrated on this system's outputs."""
     records: dict[str, list[Record]]
     """By language."""
+    data: dict[str, str]
+    """Checksums of what was asked, by language."""
 
 
 def answer(
@@ -60,9 +62,10 @@ def answer(
 
     `made_by`: what else decides the answers. Raises DataError when the folder was made otherwise.
     """
-    # the English original is the same whatever the language: it is asked once
-    languages = [PIVOT] if system.name == ORIGINAL else list(request.languages)
-    whole = {language: task.examples(language) for language in languages}
+    whole = {language: task.examples(language) for language in request.languages}
+    limit = request.limit
+    if system.name == ORIGINAL:  # the same whatever the language: it is asked once
+        whole, limit = _originals(task, whole, limit)
     noted = {"versions": versions(), "batch_size": system.generator.batch_size}
     with Journal(folder, settings_of(task, system, request, made_by), noted) as journal:
         asking = _Asking(task, system, request, journal, progress)
@@ -70,8 +73,25 @@ def answer(
             seen = asking.ask(PIVOT, calibration, None, name=CALIBRATION)
             task = task.calibrated([_output(record) for record in seen])
             asking = dataclasses.replace(asking, task=task)
-        records = {language: asking.ask(language, part, request.limit) for language, part in whole.items()}
-    return Answered(task, records)
+        records = {language: asking.ask(language, part, limit) for language, part in whole.items()}
+        checksums = {name: journal.checksums[name] for name in [*records, *([CALIBRATION] if calibration else [])]}
+    return Answered(task, records, checksums)
+
+
+def _originals(
+    task: Task, whole: dict[str, list[TaskExample]], limit: int | None
+) -> tuple[dict[str, list[TaskExample]], int]:
+    """Return the English examples, and how many of them hold all originals that are asked for."""
+    if not task.aligned or PIVOT not in task.languages():
+        raise DataError(
+            f"--baseline original: {task.name} has no English items here that the others are translated from."
+        )
+    english = task.examples(PIVOT)
+    places = {example.id: place for place, example in enumerate(english)}
+    wanted = [example.id for part in whole.values() for example in part[:limit]]
+    if missing := [item for item in wanted if item not in places]:
+        raise DataError(f"--baseline original: {task.name}, item {missing[0]} has no English original.")
+    return {PIVOT: english}, max(places[item] for item in wanted) + 1
 
 
 def settings_of(task: Task, system: System, request: Request, made_by: dict[str, Any]) -> dict[str, Any]:
