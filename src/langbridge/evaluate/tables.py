@@ -93,6 +93,11 @@ def percent(figure: Figure | None) -> str:
     return f"{100 * figure['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def chance(p_value: float) -> str:
+    """Return a p value as it is written; a permutation test of 2,000 rounds knows no smaller one than 0.0005."""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def print_benchmark(result: Result) -> None:
     """Print one result to the terminal."""
     console = Console()
@@ -105,7 +110,7 @@ def print_benchmark(result: Result) -> None:
             if row is None:
                 table.add_section()
                 continue
-            tests = [f"{c.p_values[row]:.3f}" for c in found if c.p_values]
+            tests = [chance(c.p_values[row]) for c in found if c.p_values]
             table.add_row(_named(row, result), *[percent(c.figures[row]) for c in found], *tests)
         console.print(table)
     for rule, gaps in result.get("transfer_gap", {}).items():
@@ -175,7 +180,7 @@ def _cells(results: Sequence[Result], shown: Sequence[Column]) -> list[list[str]
     rows = []
     for row in [*ordered(results), *averages(results)]:
         level = resource_class(row)
-        tests = [f"{column.p_values[row]:.3f}" if row in column.p_values else "" for column in shown if column.p_values]
+        tests = [chance(column.p_values[row]) if row in column.p_values else "" for column in shown if column.p_values]
         figures = [percent(column.figures.get(row)) for column in shown]
         rows.append([_named(row, results[0]), "" if level is None else str(level), *figures, *tests])
     return rows
@@ -198,17 +203,16 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def _published_markdown(results: Sequence[Result], reference: Sequence[Published]) -> str:
     codes = [code for code in ordered(results) if any(code in row.languages for row in reference)]
     groups = [name for name in averages(results) if any(name in row.averages for row in reference)]
-    head = ["published", "trained on", *groups, *map(name_of, codes), "source"]
+    head = ["published", "trained on", *groups, *map(name_of, codes)]
     rows = [
         [row.system, row.trained_on]
         + [f"{row.averages[name]:.1f}" if name in row.averages else "" for name in groups]
         + [f"{row.languages[code]:.1f}" if code in row.languages else "" for code in codes]
-        + [row.source]
         for row in reference
     ]
     lines = [
         f"### Published numbers, for orientation ({reference[0].setting})\n",
-        "No intervals were published; other models, so no comparison.\n",
+        f"No intervals were published, and the models are others. Source: {reference[0].source}.\n",
         _markdown_row(head),
         "|" + "---|" * len(head),
         *map(_markdown_row, rows),
