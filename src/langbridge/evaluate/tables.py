@@ -129,18 +129,50 @@ def markdown_tables(results: Sequence[Result]) -> str:
         for rule in found[0]["rules"]:
             shown = columns(found, rule)
             head = ["language", "class", *[column.title for column in shown], *_tests(shown)]
-            rows = [
-                f"## {task}: {found[0]['measure']}, rule `{rule}`\n",
+            note = (
                 f"Per cent with 95% bootstrap intervals; {size(found)} items of each language. p: paired permutation "
-                f"test of the bridge against the baseline. Class: {resource_source()}.\n",
-                _markdown_row(head),
-                "|" + "---|" * len(head),
-            ]
-            rows += [_markdown_row(cells) for cells in _cells(found, shown)]
-            parts.append("\n".join(rows) + "\n")
+                f"test of the bridge against the baseline. Class: {resource_source()}."
+            )
+            title = f"## {task}: {found[0]['measure']}, rule `{rule}`"
+            parts.append(f"{title}\n\n{note}\n\n{_markdown(head, _cells(found, shown))}")
         if reference := published(found[0]["task"]):
             parts.append(_published_markdown(found, reference))
+    parts += [SANITY[result["task"]](result) for result in results if result["task"] in SANITY]
     return "\n".join(parts)
+
+
+def _transfer_markdown(result: Result) -> str:
+    rows = []
+    for code, row in sorted(result["languages"].items(), key=lambda item: -item[1]["transfer_ratio"]):
+        low, high = row["ci95"]
+        ratio = f"{row['transfer_ratio']:.2f}"
+        rows.append([name_of(code), ratio, f"{low:.2f} to {high:.2f}", f"{row['nll']:.2f}", f"{row['mismatch']:.2f}"])
+    pivot, median = result["pivot"], result["median_transfer_ratio"]
+    note = (
+        f"{result['run']['name']}, data {result['data']}. Median ratio {median:.3f} over {len(rows)} languages. "
+        f"English itself: nll {pivot['nll']:.2f}, mismatch {pivot['mismatch']:.2f} nats per token."
+    )
+    head = ["language", "transfer ratio", "95% interval", "nll", "mismatch"]
+    return f"## transfer\n\n{note}\n\n{_markdown(head, rows)}"
+
+
+def _facts_markdown(result: Result) -> str:
+    rows = []
+    for code, row in sorted(result["languages"].items(), key=lambda item: name_of(item[0])):
+        bridge = percent({"value": row["bridged"], "ci95": row["ci95"]})
+        plain = percent({"value": row["plain"], "ci95": row["plain_ci95"]})
+        rows.append([name_of(code), bridge, plain, chance(row["p_value"])])
+    note = f"{result['run']['name']}: short questions answered right, per cent with 95% bootstrap intervals."
+    return f"## facts\n\n{note}\n\n{_markdown(['language', 'bridge', 'plain LM', 'p'], rows)}"
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [_markdown_row(head), "|" + "---|" * len(head), *map(_markdown_row, rows)]
+    return "\n".join(lines) + "\n"
+
+
+SANITY = {"transfer": _transfer_markdown, "facts": _facts_markdown}
+"""Tasks with tables of their own."""
 
 
 def latex_tables(results: Sequence[Result]) -> str:
@@ -210,14 +242,9 @@ def _published_markdown(results: Sequence[Result], reference: Sequence[Published
         + [f"{row.languages[code]:.1f}" if code in row.languages else "" for code in codes]
         for row in reference
     ]
-    lines = [
-        f"### Published numbers, for orientation ({reference[0].setting})\n",
-        f"No intervals were published, and the models are others. Source: {reference[0].source}.\n",
-        _markdown_row(head),
-        "|" + "---|" * len(head),
-        *map(_markdown_row, rows),
-    ]
-    return "\n".join(lines) + "\n"
+    title = f"### Published numbers, for orientation ({reference[0].setting})"
+    note = f"No intervals were published, and the models are others. Source: {reference[0].source}."
+    return f"{title}\n\n{note}\n\n{_markdown(head, rows)}"
 
 
 def _escaped(text: str) -> str:
