@@ -29,6 +29,9 @@ START = "import sys; sys.path.append(sys.argv[1]); from langbridge.sandbox.jail 
 START += "main(sys.argv[2])"
 GRACE = 10.0
 """Seconds that the jail gets to clear away what a program started, where no namespace does it."""
+PROBE = "import cmath, wave\ndef probe():\n    return 1"
+"""A program that reads files of Python's own that the jail itself has not read."""
+PROBE_TESTS = "def check(candidate):\n    assert candidate() == 1"
 VERDICTS = ("passed", "wrong", "raised", "died", "cpu", "wall", "memory", "output")
 
 
@@ -69,14 +72,16 @@ class Sandbox:
             raise SandboxError(f"generated code runs on Linux only, this is {sys.platform}: use a container.")
         self.limits = limits or Limits()
         self.isolated = True
-        why_not = self._refusal()
-        if why_not is not None:
-            if not unisolated:
-                raise SandboxError(
-                    f"the network cannot be shut off for generated code here ({why_not}): allow user namespaces, or "
-                    "say --allow-unisolated-code if this machine holds and reaches nothing of value."
-                )
+        why_not = self._why_not(isolated=True)
+        if why_not and not unisolated:
+            raise SandboxError(
+                f"the network cannot be shut off for generated code here ({why_not}): allow user namespaces, or say "
+                "--allow-unisolated-code if this machine holds and reaches nothing of value."
+            )
+        if why_not:
             self.isolated = False
+            if still := self._why_not(isolated=False):
+                raise SandboxError(f"generated code cannot run here, not even without isolation: {still}")
 
     def judge(self, program: str, tests: str, entry_point: str, *, setup: str = "") -> Outcome:
         """Run a program and let tests call its function `entry_point`; the program never sees the tests.
@@ -97,15 +102,14 @@ class Sandbox:
         assert verdict in VERDICTS
         return Outcome(verdict=verdict, detail=detail, output=text, isolated=self.isolated)
 
-    def _refusal(self) -> str | None:
-        """Return why no isolated jail can be built here, or None."""
-        trivial = "def one():\n    return 1"
-        tests = "def check(candidate):\n    assert candidate() == 1"
-        reports, output, _ = self._run(trivial, ["", tests], "one", isolated=True)
+    def _why_not(self, *, isolated: bool) -> str:
+        """Return why programs cannot be judged here, or an empty text."""
+        reports, output, limit = self._run(PROBE, ["", PROBE_TESTS], "probe", isolated=isolated)
         told = {name: value for report in reports for name, value in report.items()}
         if told.get("verdict") == "passed":
-            return None
-        return str(told.get("refused") or told.get("detail") or output.decode("utf-8", "replace")[-200:] or "no reason")
+            return ""
+        said = output.decode("utf-8", "replace").strip()[-200:]
+        return str(told.get("refused") or told.get("detail") or said or limit or "it ended without a word")
 
     def _run(
         self, program: str, tests: list[str], entry_point: str, *, isolated: bool
@@ -141,7 +145,7 @@ class Sandbox:
             finally:
                 os.close(writing)
             stack.enter_context(process)
-            stack.callback(end, process, isolated=isolated)
+            stack.callback(end, process)
             return watch(process, reading, self.limits)
 
 
@@ -181,9 +185,9 @@ def watch(process: subprocess.Popen[bytes], verdict: int, limits: Limits) -> tup
     return [json.loads(line) for line in lines], collected[process.stdout.fileno()][: limits.output], limit
 
 
-def end(process: subprocess.Popen[bytes], *, isolated: bool) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End a jail and everything in it."""
-    if process.poll() is None and not isolated:
+    if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
@@ -213,17 +217,19 @@ def in_memory(text: str) -> Iterator[int]:
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Yield an empty folder; remove it with whatever is in it then, but nothing that links in it point to."""
-    folder = Path(tempfile.mkdtemp(prefix="langbridge-jail-"))
+    outer = Path(tempfile.mkdtemp(prefix="langbridge-jail-"))
     try:
-        yield folder
+        outer.chmod(0o711)  # another user may go through, to the inner folder that is his
+        (outer / "jail").mkdir(mode=0o700)
+        yield outer / "jail"
     finally:
-        open_folders(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        open_folders(outer)
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 def open_folders(folder: Path) -> None:
     """Let a folder and those in it be read and emptied again, whatever a program forbade; links are left alone."""
-    if folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink():
         return
     folder.chmod(0o700)
     for parent, names, _ in os.walk(folder):
@@ -234,7 +240,7 @@ def open_folders(folder: Path) -> None:
 
 def unused_user() -> int:
     """Return the number of a user that nobody is: out of the highest numbers that this machine or container has."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        start, count = max((int(line.split()[0]), int(line.split()[2])) for line in file)
+    lines = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+    start, count = max((int(line.split()[0]), int(line.split()[2])) for line in lines)
     top = min(start + count, 2_000_000_000)
     return random.SystemRandom().randrange(max(start, top - max(1, min(100_000, count // 8))), top)

@@ -1,8 +1,8 @@
 """Between host and program: new namespaces, a root folder of its own, another user, limits, and the end of it all.
 
-    keeper   started by the host; leaves its namespaces, waits for the judge, removes whatever is left
-    judge    first process of the new namespace: when it ends, the kernel ends every process in it
-    worker   the program
+keeper   started by the host; leaves its namespaces, waits for the judge, removes whatever is left
+judge    first process of the new namespace: when it ends, the kernel ends every process in it
+worker   the program
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from langbridge.sandbox import kernel
@@ -29,8 +30,8 @@ def main(text: str) -> None:
     """Judge the program that `text`, JSON of Orders, tells of."""
     fields = json.loads(text)
     orders = Orders(**{**fields, "limits": Limits(**fields["limits"])})
-    # without namespaces the end of the host must leave time to clear away what the program started
-    kernel.die_with_parent(signal.SIGKILL if orders.isolated else signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
+    kernel.die_with_parent(signal.SIGTERM)  # which leaves time to clear away what the program started
     if os.getppid() != orders.parent:  # it ended before the line above
         return
     os.umask(0o077)
@@ -38,7 +39,7 @@ def main(text: str) -> None:
     first_to_end()
     kernel.never_gain_privileges()
     try:
-        own_tasks = 1 + (leave_namespaces(orders) if orders.isolated else stay(orders))
+        own_tasks = 1 + (leave_namespaces(orders) if orders.isolated else stay())
     except OSError as error:
         report(orders, refused=str(error))
         return
@@ -66,28 +67,26 @@ def keep(orders: Orders, own_tasks: int) -> None:
         os.close(descriptor)
     if os.read(ready[0], 1):
         os.write(go[1], b"g")
-    if orders.isolated:
-        os.waitpid(judging, 0)  # and with it ends everything in its namespace
-        return
     while os.waitpid(judging, os.WNOHANG)[0] == 0:
         if signal.sigwait(WAKING) == signal.SIGTERM:  # from the host, or by its end
             os.kill(judging, signal.SIGKILL)
+    if orders.isolated:
+        return  # with the judge everything in its namespace has ended
     if os.geteuid() == 0:
         end_user(orders.user)
     end_descendants()
 
 
-def stay(orders: Orders) -> int:
+def stay() -> int:
     """Prepare to clear away a program without namespaces; returns how many tasks are counted with the program's."""
     kernel.adopt_orphans()
-    signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
     return 0 if os.geteuid() == 0 else tasks_of(os.geteuid())
 
 
 def first_to_end() -> None:
     """Ask the kernel to end this process and its children first when memory runs out."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def leave_namespaces(orders: Orders) -> int:
@@ -98,12 +97,11 @@ def leave_namespaces(orders: Orders) -> int:
             return 0
         except PermissionError:  # root without capabilities, as in many containers: go on as an ordinary user does
             become(orders.user)
-            kernel.die_with_parent()
+            kernel.die_with_parent(signal.SIGTERM)
     user, group = os.geteuid(), os.getegid()
     kernel.unshare(kernel.NAMESPACES | kernel.NEW_USER)
     for name, line in (("setgroups", "deny"), ("gid_map", f"{group} {group} 1"), ("uid_map", f"{user} {user} 1")):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(line)
+        Path("/proc/self", name).write_text(line, encoding="ascii")
     return 1
 
 
@@ -123,8 +121,8 @@ def confine(orders: Orders, ready: int, go: int, others: list[int]) -> None:
     root = os.geteuid() == 0
     owner = orders.user if root else os.geteuid()
     if orders.isolated:
-        build_root(orders.folder, orders.limits.folder_size, owner, with_group=root)
-        enter_root(orders.folder)
+        build_root(Path(orders.folder), orders.limits.folder_size, owner, with_group=root)
+        enter_root(Path(orders.folder))
     else:
         if root:
             os.chown(orders.folder, owner, owner)
@@ -213,4 +211,3 @@ def limit_program(limits: Limits, own_tasks: int) -> None:
         if most != resource.RLIM_INFINITY:
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
-

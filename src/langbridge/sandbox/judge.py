@@ -18,7 +18,7 @@ LONGEST = 1 << 20
 """Bytes of one answer."""
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The program cannot be asked any further."""
 
     def __init__(self, verdict: str, detail: str) -> None:
@@ -34,36 +34,35 @@ class Program:
         self.cpu_seconds = cpu_seconds
         self.ended = os.pidfd_open(process)
         self._rest = b""
-        self.stopped: Stopped | None = None
+        self.stopped: StoppedError | None = None
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Return the program's answer; raises Stopped when there is none."""
+        """Return the program's answer; raises StoppedError when there is none."""
         data = (pack((arguments, named)) + "\n").encode()
         try:
             while data:
                 data = data[os.write(self.requests, data) :]
         except BrokenPipeError:
-            self._stop(self._how_it_ended())
+            raise self._stop(self._how_it_ended()) from None
         return self.answer()
 
     def answer(self) -> Any:
         """Return the next answer."""
         line = self._line()
         try:
-            found = unpack(line.decode())
-            kind, value = found[0], found[1]
-        except (ValueError, RecursionError, TypeError, LookupError):
-            self._stop(Stopped("died", "it wrote on the judge's channel"))
-        if kind == "value":
-            return value
-        if value == "MemoryError":
-            self._stop(Stopped("memory", "MemoryError"))
-        self._stop(Stopped("raised", ": ".join(str(part) for part in found[1:] if part)))
+            kind, *said = unpack(line.decode())
+        except (ValueError, RecursionError, TypeError):
+            raise self._stop(StoppedError("died", "it wrote on the judge's channel")) from None
+        if kind == "value" and len(said) == 1:
+            return said[0]
+        if said[:1] == ["MemoryError"]:
+            raise self._stop(StoppedError("memory", "MemoryError"))
+        raise self._stop(StoppedError("raised", ": ".join(str(part) for part in said if part)))
 
-    def _stop(self, why: Stopped) -> Any:
+    def _stop(self, why: StoppedError) -> StoppedError:
         """Remember why the program has no more answers, whatever the tests do with the exception."""
         self.stopped = self.stopped or why
-        raise self.stopped
+        return self.stopped
 
     def _line(self) -> bytes:
         while b"\n" not in self._rest:
@@ -71,25 +70,25 @@ class Program:
             piece = os.read(self.replies, 1 << 16) if self.replies in readable else b""
             self._rest += piece
             if not piece:
-                self._stop(self._how_it_ended())
+                raise self._stop(self._how_it_ended())
             if len(self._rest) > LONGEST:
-                self._stop(Stopped("output", f"an answer of more than {LONGEST} bytes"))
+                raise self._stop(StoppedError("output", f"an answer of more than {LONGEST} bytes"))
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
-    def _how_it_ended(self) -> Stopped:
+    def _how_it_ended(self) -> StoppedError:
         if not select.select([self.ended], [], [], 1.0)[0]:  # alive, but its end of the channel is not
             os.kill(self.process, signal.SIGKILL)
             os.waitpid(self.process, 0)
-            return Stopped("died", "it closed the judge's channel")
+            return StoppedError("died", "it closed the judge's channel")
         _, status, used = os.wait4(self.process, 0)
         seconds = used.ru_utime + used.ru_stime
         if not os.WIFSIGNALED(status):
-            return Stopped("died", f"it ended with status {os.waitstatus_to_exitcode(status)} and gave no answer")
+            return StoppedError("died", f"it ended with status {os.waitstatus_to_exitcode(status)} and gave no answer")
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU or (number == signal.SIGKILL and seconds >= self.cpu_seconds):
-            return Stopped("cpu", f"more than {self.cpu_seconds} s of processor time")
-        return Stopped("died", f"killed by {signal.Signals(number).name}")
+            return StoppedError("cpu", f"more than {self.cpu_seconds} s of processor time")
+        return StoppedError("died", f"killed by {signal.Signals(number).name}")
 
 
 def judge(program: Program, setup: str, tests: str, entry_point: str) -> tuple[str, str]:

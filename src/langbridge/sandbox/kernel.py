@@ -1,4 +1,4 @@
-"""Linux calls that Python's `os` lacks, by ctypes: namespaces, mounts, capabilities, process controls, a call filter."""
+"""Linux calls that Python's `os` lacks: namespaces, mounts, capabilities, process controls, a filter of calls."""
 
 import ctypes
 import errno

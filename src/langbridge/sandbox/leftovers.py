@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 ROUNDS = 1000
 """Passes over the process table at most; each ends every descendant that is there."""
@@ -11,11 +12,16 @@ ROUNDS = 1000
 def tasks_of(user: int) -> int:
     """Count processes and threads of a user."""
     count = 0
-    for name in os.listdir("/proc"):
+    for process in processes():
         with contextlib.suppress(OSError):
-            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == user:
-                count += len(os.listdir(f"/proc/{name}/task"))
+            if process.stat().st_uid == user:
+                count += len(list((process / "task").iterdir()))
     return count
+
+
+def processes() -> list[Path]:
+    """Return the folders of all processes."""
+    return [path for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
 def end_user(user: int) -> None:
@@ -47,12 +53,11 @@ def end_descendants() -> None:
 def descendants(ancestor: int) -> list[int]:
     """Return children, their children, and so on."""
     children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
+    for process in processes():
         with contextlib.suppress(OSError):
-            if name.isdigit():
-                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                    fields = file.read().rsplit(")", 1)[1].split()
-                children.setdefault(int(fields[1]), []).append(int(name))
+            text = (process / "stat").read_text(encoding="utf-8", errors="replace")
+            parent = int(text.rsplit(")", 1)[1].split()[1])  # behind the name, which may hold anything
+            children.setdefault(parent, []).append(int(process.name))
     found, open_ = [], [ancestor]
     while open_:
         new = children.get(open_.pop(), [])

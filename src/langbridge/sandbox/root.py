@@ -1,14 +1,15 @@
-"""The root folder of a jail: Python's own files and the system's libraries, read-only, and one small folder to write in.
+"""The root folder of a jail: Python's own files and the system's libraries, read-only; one small folder to write in.
 
 Nothing else of the host is there: no homes, no settings, no /proc, no programs.
 """
 
 import os
 import sys
+from pathlib import Path
 
 from langbridge.sandbox import kernel
 
-WORK = "/writable"
+WORK = Path("/writable")
 """The only place where files can be written; a file system of its own, in memory."""
 SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -16,58 +17,63 @@ MOST_FILES = 4096
 """Files and folders under WORK."""
 
 
-def build_root(folder: str, size: int, owner: int, *, with_group: bool) -> None:
+def build_root(folder: Path, size: int, owner: int, *, with_group: bool) -> None:
     """Mount everything that a jail sees below `folder`; `size`: bytes of WORK; `owner`: who may write there."""
     kernel.mount("none", "/", None, kernel.RECURSIVE | kernel.PRIVATE)  # first: nothing from here on reaches the host
-    os.umask(0o022)
+    mask = os.umask(0o022)
     plain = kernel.NO_SETUID | kernel.NO_DEVICES
-    kernel.mount("jail", folder, "tmpfs", plain, "size=1m,mode=755")
+    kernel.mount("jail", str(folder), "tmpfs", plain, "size=1m,mode=755")
     for source in sources():
         show(source, folder, plain)
     for device in DEVICES:
-        show(device, folder, kernel.NO_SETUID | kernel.NO_EXEC)
-    place = folder + WORK
-    os.mkdir(place)
+        show(Path(device), folder, kernel.NO_SETUID | kernel.NO_EXEC)
+    place = below(folder, WORK)
+    place.mkdir()
     options = f"size={size},nr_inodes={MOST_FILES},mode=700"
-    kernel.mount("work", place, "tmpfs", plain | kernel.NO_EXEC, options)
+    kernel.mount("work", str(place), "tmpfs", plain | kernel.NO_EXEC, options)
     os.chown(place, owner, owner if with_group else -1)
-    os.umask(0o077)
-    kernel.restrict_mount(folder, kernel.READ_ONLY | plain, recursive=False)
+    os.umask(mask)
+    kernel.restrict_mount(str(folder), kernel.READ_ONLY | plain, recursive=False)
 
 
-def sources() -> list[str]:
+def sources() -> list[Path]:
     """Return what a Python interpreter needs, links included, without anything that lies below something else."""
-    wanted = {path for path in (*SYSTEM, *sys.path, f"{sys.base_prefix}/lib") if os.path.isabs(path)}
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
-        mapped = {line.split(maxsplit=5)[5].rstrip("\n") for line in file if len(line.split(maxsplit=5)) == 6}
-    wanted |= {os.path.dirname(path) for path in mapped if ".so" in path and os.path.isfile(path)}
-    there = {path for path in wanted if os.path.lexists(path) and path not in ("/", WORK)}
-    real = {os.path.realpath(path) for path in there} | {path for path in there if os.path.islink(path)}
-    kept: list[str] = []
-    for path in sorted(real):
-        if not any(path.startswith(above + "/") for above in kept if not os.path.islink(above)):
+    with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as file:
+        mapped = [Path(line.split(maxsplit=5)[5].rstrip("\n")) for line in file if ".so" in line]
+    libraries = [path.parent for path in mapped if path.is_file()]
+    wanted = {*map(Path, SYSTEM), *map(Path, sys.path), Path(sys.base_prefix, "lib"), *libraries}
+    there = {path for path in wanted if path.is_absolute() and path.exists() and path != Path("/")}
+    links = {path for path in there if path.is_symlink()}
+    kept: list[Path] = []
+    for path in sorted({path.resolve() for path in there}):
+        if not any(path.is_relative_to(above) for above in kept):
             kept.append(path)
-    return kept
+    return [*kept, *sorted(link for link in links if not any(link.is_relative_to(above) for above in kept))]
 
 
-def show(source: str, folder: str, flags: int) -> None:
+def show(source: Path, folder: Path, flags: int) -> None:
     """Let a folder, file or link of the host be seen below `folder`, read-only."""
-    place = folder + source
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    if os.path.islink(source):
-        os.symlink(os.readlink(source), place)
+    place = below(folder, source)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_symlink():
+        place.symlink_to(source.readlink())
         return
-    if os.path.isdir(source):
-        os.makedirs(place, exist_ok=True)
+    if source.is_dir():
+        place.mkdir(exist_ok=True)
     else:
-        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
-    kernel.mount(source, place, None, kernel.BIND | kernel.RECURSIVE)
-    kernel.restrict_mount(place, kernel.READ_ONLY | flags)
+        place.touch()
+    kernel.mount(str(source), str(place), None, kernel.BIND | kernel.RECURSIVE)
+    kernel.restrict_mount(str(place), kernel.READ_ONLY | flags)
 
 
-def enter_root(folder: str) -> None:
-    """Go into a root folder that was built, for good; raises OSError if anything of the host can be written there."""
-    kernel.enter_root(folder)
+def below(folder: Path, path: Path) -> Path:
+    """Return where a path of the host lies below `folder`."""
+    return folder / path.relative_to("/")
+
+
+def enter_root(folder: Path) -> None:
+    """Go into a root folder that was built, for good; raises OSError if it can be written."""
+    kernel.enter_root(str(folder))
     if not os.statvfs("/").f_flag & os.ST_RDONLY:
         raise OSError("the jail's root can be written")
     os.chdir(WORK)

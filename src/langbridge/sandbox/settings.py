@@ -3,6 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+from langbridge.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -28,7 +30,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) > 0:
-                raise ValueError(f"{field.name} must be more than 0, got {getattr(self, field.name)}")
+                raise ConfigError(f"limit {field.name} must be more than 0, got {getattr(self, field.name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 _PLAIN = (bool, int, float, str, type(None))
-_KINDS: dict[str, type] = {"tuple": tuple, "list": list, "set": set, "frozenset": frozenset}
+_KINDS: dict[str, Any] = {"tuple": tuple, "list": list, "set": set, "frozenset": frozenset}
 
 
 class Strange:
@@ -37,9 +37,11 @@ def unpack(text: str) -> Any:
 
 
 def _packed(value: Any) -> Any:
-    for plain in _PLAIN:
+    if value is None or isinstance(value, bool):
+        return value
+    for plain in (int, float, str):
         if isinstance(value, plain):
-            return plain(value) if plain is not type(None) else None  # type: ignore[call-arg]
+            return plain(value)
     for name, kind in _KINDS.items():
         if isinstance(value, kind):
             return {name: [_packed(part) for part in value]}
