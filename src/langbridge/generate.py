@@ -189,6 +189,12 @@ class BridgedGenerator:
         batch = self.collate([Example(source=prompt)])
         return self.model.soft_prompt(batch.encoder_ids.to(self.device), batch.encoder_mask.to(self.device)).vectors[0]
 
+    def soft_prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Return how many LM positions the soft prompt of each prompt takes."""
+        _, mask = pad([self.collate.source_ids(prompt) for prompt in prompts], 0, left=False)
+        lengths: list[int] = self.model.bridge.lengths(mask).tolist()
+        return lengths
+
     @torch.inference_mode()
     def explain(self, prompt: str, nearest: int = 3) -> list[Heard]:
         """Return the LM tokens nearest (cosine) to each soft-prompt vector: what the LM is told."""
