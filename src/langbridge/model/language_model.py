@@ -185,6 +185,10 @@ class LanguageModel(nn.Module):
 
         Here targets are padded on the right, as they follow the prompt's cache; (batch, target) each.
         """
+        return [logs for logs, _ in self.scored(prompt, targets)]
+
+    def scored(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return what `log_likelihoods` does, and which tokens the LM finds likeliest: bool, True at padding."""
         extra: dict[str, Any] = {"logits_to_keep": 1} if self.cuts_logits else {}
         positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
         read = self._run(prompt.vectors, prompt.mask, positions, use_cache=True, **extra)
@@ -200,7 +204,7 @@ class LanguageModel(nn.Module):
                 **{name: copy.deepcopy(getattr(read, name))},  # the LM writes into the cache it is given
             )
             logits = torch.cat([read.logits[:, -1:], said.logits[:, :-1]], dim=1)  # position i predicts token i + 1
-            found.append(_picked(logits, ids, mask))
+            found.append((_picked(logits, ids, mask), (logits.argmax(dim=-1) == ids) | (mask == 0)))
         return found
 
     def loss(
