@@ -103,8 +103,7 @@ def _benchmark(
             answered[system.name] = answer(task, system, request, folder, made_by, bar.move_to)
     result = summarise(task, answered, recipe.encoder.name)
     result |= {"split": split, "limit": request.limit, "made_by": made_by, "data": answered["bridge"].data}
-    write_result(result, run, out / f"{label}.json", dtype=dtype)
-    print_benchmark(result)
+    print_benchmark(write_result(result, run, out / f"{label}.json", dtype=dtype))
 
 
 def _sanity(
@@ -183,8 +182,9 @@ def report(
 def data_sib200(
     folder: Annotated[Path, typer.Argument(help="SIB-200, or its English folder eng_Latn.")],
     out: Annotated[Path, typer.Option(help="JSON lines to write.")],
+    mix: Annotated[int, typer.Option(min=0, help="Add so many records of the package's own English set.")] = 0,
 ) -> None:
     """Make training records of SIB-200's English training sentences and their topics."""
     from langbridge.data.topics import write_training_file
 
-    typer.echo(f"{write_training_file(folder, out)} records in {out}")
+    typer.echo(f"{write_training_file(folder, out, mix=mix)} records in {out}")

@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from langbridge.data.examples import Example
+from langbridge.data.examples import SHIPPED, Example, read_examples
 from langbridge.errors import DataError
 from langbridge.files import write_text
 
@@ -44,13 +44,15 @@ def training_examples(path: Path) -> list[Example]:
     return [Example(source=row["text"], target=row["category"], instruction=INSTRUCTION) for row in read_topics(path)]
 
 
-def write_training_file(folder: Path, out: Path) -> int:
+def write_training_file(folder: Path, out: Path, *, mix: int = 0) -> int:
     """Write the English training split of a SIB-200 folder as JSON lines; returns the number of records.
 
-    `folder`: the data set, or its English folder. Raises DataError.
+    `folder`: the data set, or its English folder. `mix`: first so many records of the package's own English set are
+    written too, so that the bridge goes on carrying whole sentences. Raises DataError.
     """
     inner = folder / ENGLISH
     examples = training_examples((inner if inner.is_dir() else folder) / "train.tsv")
+    examples += read_examples(SHIPPED)[:mix]
     records = [{"source": e.source, "target": e.target, "instruction": e.instruction} for e in examples]
     write_text(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return len(examples)

@@ -51,8 +51,8 @@ def section(label: str, results: Sequence[Result]) -> str:
     note = "" if limits == {None} else " This is not the whole test set: items were limited."
     parts = [
         f"<h2>{_text(label)}</h2>",
-        f"<p>{_text(first['measure']).capitalize()} in per cent, rule <code>{_text(rule)}</code>, {size(results)} items "
-        f"of each language; lines are 95% bootstrap intervals.{note}</p>",
+        f"<p>{_text(first['measure']).capitalize()} in per cent, rule <code>{_text(rule)}</code>; {size(results)} "
+        f"items of each language; lines are 95% bootstrap intervals.{note}</p>",
         _headline(results, rule),
         _legend(shown),
         _bars(results, shown),
@@ -71,9 +71,7 @@ def _headline(results: Sequence[Result], rule: str) -> str:
         for system in result["systems"]:
             cells = result["averages"].get("all but English") or result["averages"]["all"]
             figure = cells["accuracy"][system][rule]
-            where = (
-                f"{NAMES.get(system, system)} ({result['run']['name']}), mean of {len(cells['languages'])} languages"
-            )
+            where = f"{NAMES[system]} ({result['run']['name']}), mean of {len(cells['languages'])} languages"
             low, high = figure["ci95"]
             between = f"<small>{100 * low:.1f} to {100 * high:.1f}</small>"
             cards.append(f"<div><b>{100 * figure['value']:.1f}{between}</b>{_text(where)}</div>")
@@ -132,7 +130,7 @@ def _gaps(results: Sequence[Result], rule: str) -> str:
         f'<span style="--c:{_colour(i)}">bridge ({_text(name)})</span>' for i, (name, _) in enumerate(found)
     )
     return (
-        "<h3>Transfer gap</h3><p>English accuracy minus that of the language, in points; the upright line is no gap.</p>"
+        "<h3>Transfer gap</h3><p>English accuracy minus that of the language, in points. Upright line: no gap.</p>"
         f"<div class=legend>{legend}</div><div class=chart>{''.join(rows)}</div>"
     )
 
@@ -187,7 +185,7 @@ def _answers(results: Sequence[Result]) -> str:
         for code in ordered([result]):
             for item in result["languages"][code]["items"]:
                 said = "".join(
-                    f"<p class={'right' if item[name]['right'] else 'wrong'}><small>{NAMES.get(name, name)}</small> "
+                    f"<p class={'right' if item[name]['right'] else 'wrong'}><small>{NAMES[name]}</small> "
                     f"<b>{_text(str(item[name]['answer']))}</b>"
                     + (f" <small dir=auto>{_text(item[name]['text'])}</small>" if item[name]["text"] else "")
                     + "</p>"

@@ -12,8 +12,11 @@ from langbridge.files import write_text
 Result = dict[str, Any]
 
 
-def write_result(result: Result, run: str, path: Path, *, dtype: str | None = None) -> None:
-    """Write a task's result with the run's name, models and package versions; `dtype` where the run's was replaced."""
+def write_result(result: Result, run: str, path: Path, *, dtype: str | None = None) -> Result:
+    """Write a task's result with the run's name, models and package versions, and return all of it.
+
+    `dtype`: where the run's own was replaced.
+    """
     metadata = read_metadata(run_folder(run))
     whole = {
         **result,
@@ -26,6 +29,7 @@ def write_result(result: Result, run: str, path: Path, *, dtype: str | None = No
         "versions": versions(),
     }
     write_text(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    return whole
 
 
 def read_result(path: Path) -> Result:
