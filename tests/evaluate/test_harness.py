@@ -30,8 +30,6 @@ from lm_eval.tasks import TaskManager
 
 from langbridge.evaluate.harness import TASKS, LangBridgeLM, before, sampling_of
 
-DATA = Path(os.environ.get("LANGBRIDGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
 
 def asked(kind: str, *arguments: Any) -> Instance:
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
@@ -189,11 +187,10 @@ def test_our_tasks_agree_item_by_item(generator: BridgedGenerator, tmp_path: Pat
 
 @pytest.mark.embedded
 @pytest.mark.usefixtures("embedded")
-@pytest.mark.skipif(not (DATA / "xcopa").is_dir(), reason="no data folder: set LANGBRIDGE_DATA")
-def test_the_embedded_pair_agrees_item_by_item(tmp_path: Path) -> None:
+def test_the_embedded_pair_agrees_item_by_item(benchmarks: Path, tmp_path: Path) -> None:
     from langbridge.routing import load
 
-    compare(load("embedded", batch_size=2), DATA, tmp_path, "sw", 2, 8)
+    compare(load("embedded", batch_size=2), benchmarks, tmp_path, "sw", 2, 8)
 
 
 def test_there_is_a_task_file_for_each_language_that_stops_where_our_task_does() -> None:

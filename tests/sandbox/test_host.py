@@ -23,7 +23,6 @@ from langbridge.sandbox.values import Strange, pack, unpack
 
 TESTS = "def check(candidate):\n    assert candidate(2) == 4"
 SOURCES = Path(langbridge.__file__).parent.parent
-DATA = Path(os.environ.get("LANGBRIDGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -297,10 +296,9 @@ def twice(x):
 """
 
 
-@pytest.mark.skipif(not (DATA / "humaneval").is_dir(), reason="no data folder: set LANGBRIDGE_DATA")
-def test_known_solutions_pass_and_empty_ones_do_not(sandbox: Sandbox) -> None:
+def test_known_solutions_pass_and_empty_ones_do_not(sandbox: Sandbox, benchmarks: Path) -> None:
     """HumanEval's own solutions are the oracle, one of each eight and those whose tests use functions of the prompt."""
-    with gzip.open(DATA / "humaneval" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(benchmarks / "humaneval" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     chosen = [row for number, row in enumerate(rows) if number % 8 == 0 or number in (32, 38, 50, 53)]
     for row in chosen:

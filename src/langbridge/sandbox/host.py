@@ -21,17 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import langbridge
 from langbridge.errors import SandboxError
 from langbridge.sandbox.settings import Limits, Orders
 
 START = "import sys; sys.path.append(sys.argv[1]); from langbridge.sandbox.jail import main; del sys.path[-1]; "
 START += "main(sys.argv[2])"
+PACKAGES = Path(__file__).resolve().parents[2]
+"""The folder that holds this package."""
 GRACE = 10.0
 """Seconds that the jail gets to clear away what a program started, where no namespace does it."""
 PROBE = "import cmath, wave\ndef probe():\n    return 1"
 """A program that reads files of Python's own that the jail itself has not read."""
 PROBE_TESTS = "def check(candidate):\n    assert candidate() == 1"
+LIMITS = {"wall": "wall_seconds", "output": "output"}
+UNITS = {"wall": "s", "output": "bytes of output"}
+"""Of the limits that are kept from outside."""
 VERDICTS = ("passed", "wrong", "raised", "died", "cpu", "wall", "memory", "output")
 
 
@@ -133,7 +137,16 @@ class Sandbox:
             )
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-s", "-S", "-P", "-c", START, *places(), json.dumps(dataclasses.asdict(orders))],
+                    [
+                        sys.executable,
+                        "-s",
+                        "-S",
+                        "-P",
+                        "-c",
+                        START,
+                        str(PACKAGES),
+                        json.dumps(dataclasses.asdict(orders)),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -147,10 +160,6 @@ class Sandbox:
             stack.enter_context(process)
             stack.callback(end, process)
             return watch(process, reading, self.limits)
-
-
-LIMITS = {"wall": "wall_seconds", "output": "output"}
-UNITS = {"wall": "s", "output": "bytes of output"}
 
 
 def watch(process: subprocess.Popen[bytes], verdict: int, limits: Limits) -> tuple[list[dict[str, Any]], bytes, str]:
@@ -194,11 +203,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def places() -> list[str]:
-    """Return the folder that holds this package."""
-    return [str(Path(langbridge.__file__).resolve().parent.parent)]
 
 
 @contextlib.contextmanager

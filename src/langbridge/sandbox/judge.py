@@ -109,7 +109,7 @@ def judge(program: Program, setup: str, tests: str, entry_point: str) -> tuple[s
     except BaseException as error:
         if program.stopped is not None:
             return program.stopped.verdict, program.stopped.detail
-        return "wrong", f"{type(error).__name__}: {error}"[:500]
+        return "wrong", ": ".join([type(error).__name__, *([str(error)] if str(error) else [])])[:500]
     if program.stopped is not None:
         return program.stopped.verdict, program.stopped.detail
     return "passed", ""
