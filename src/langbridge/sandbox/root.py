@@ -1,6 +1,6 @@
 """The root folder of a jail: Python's own files and the system's libraries, read-only; one small folder to write in.
 
-Nothing else of the host is there: no homes, no settings, no /proc, no programs.
+Nothing else of the host is there: no homes, no settings, no /proc, no /bin.
 """
 
 import os
