@@ -7,7 +7,7 @@ from itertools import groupby
 from langbridge.evaluate.published import published
 from langbridge.evaluate.resources import pretraining, resource_class, resource_source
 from langbridge.evaluate.result import Result
-from langbridge.evaluate.tables import NAMES, Column, Figure, averages, columns, ordered, percent, size
+from langbridge.evaluate.tables import NAMES, Column, Figure, averages, chance, columns, ordered, percent, size
 from langbridge.languages import name_of
 
 COLOURS = 6
@@ -37,7 +37,8 @@ details { margin: .6rem 0 } summary { cursor: pointer; font-weight: 600 }
 .card { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; margin: .5rem 0; font-size: .9rem;
   overflow-wrap: anywhere; white-space: pre-line }
 .card p { margin: .15rem 0; color: inherit } .card small { color: var(--soft) }
-tr.mean td { font-weight: 600 }
+tr.mean td { font-weight: 600 } tr td:first-child { min-width: 7rem }
+.note { font-size: .85rem }
 .headline b small { display: block; font-size: .8rem; font-weight: 400; color: var(--soft) }
 """
 
@@ -52,8 +53,8 @@ def section(label: str, results: Sequence[Result]) -> str:
     parts = [
         f"<h2>{_text(label)}</h2>",
         f"<p>{_text(first['measure']).capitalize()} in per cent, rule <code>{_text(rule)}</code>; {size(results)} "
-        f"items of each language; lines are 95% bootstrap intervals.{note}</p>",
-        _headline(results, rule),
+        f"items of each language; bars from 0 to 100, lines are 95% bootstrap intervals.{note}</p>",
+        _headline(results, shown, rule),
         _legend(shown),
         _bars(results, shown),
         _gaps(results, rule),
@@ -64,25 +65,26 @@ def section(label: str, results: Sequence[Result]) -> str:
     return "".join(parts)
 
 
-def _headline(results: Sequence[Result], rule: str) -> str:
+def _headline(results: Sequence[Result], shown: Sequence[Column], rule: str) -> str:
     """Averages, never without their interval."""
     cards = []
+    for column in shown:
+        group = "all but English" if "all but English" in column.figures else "all"
+        cells = next(result["averages"][group] for result in results if result["run"]["name"] == column.run)
+        where = f"{column.title}, mean of {len(cells['languages'])} languages"
+        cards.append(_card(column.figures[group], where, digits=1))
     for result in results:
-        for system in result["systems"]:
-            cells = result["averages"].get("all but English") or result["averages"]["all"]
-            figure = cells["accuracy"][system][rule]
-            where = f"{NAMES[system]} ({result['run']['name']}), mean of {len(cells['languages'])} languages"
-            low, high = figure["ci95"]
-            between = f"<small>{100 * low:.1f} to {100 * high:.1f}</small>"
-            cards.append(f"<div><b>{100 * figure['value']:.1f}{between}</b>{_text(where)}</div>")
-        for name, gaps in result.get("transfer_gap", {}).items():
-            if name == rule and "share_of_english" in gaps:
-                share = gaps["share_of_english"]
-                low, high = share["ci95"]
-                between = f"<small>{100 * low:.0f} to {100 * high:.0f}</small>"
-                where = f"of the bridge's English accuracy in the other languages ({result['run']['name']})"
-                cards.append(f"<div><b>{100 * share['value']:.0f}%{between}</b>{_text(where)}</div>")
+        gaps = result.get("transfer_gap", {}).get(rule, {})
+        if "share_of_english" in gaps:
+            where = f"of the bridge's English accuracy in the other languages ({result['run']['name']})"
+            cards.append(_card(gaps["share_of_english"], where, digits=0, unit="%"))
     return f"<div class=headline>{''.join(cards)}</div>"
+
+
+def _card(figure: Figure, where: str, *, digits: int, unit: str = "") -> str:
+    low, high = (f"{100 * end:.{digits}f}" for end in figure["ci95"])
+    value = f"{100 * figure['value']:.{digits}f}{unit}<small>{low} to {high}</small>"
+    return f"<div><b>{value}</b>{_text(where)}</div>"
 
 
 def _legend(shown: Sequence[Column]) -> str:
@@ -144,7 +146,8 @@ def _table(results: Sequence[Result], shown: Sequence[Column], rule: str) -> str
         level = resource_class(row)
         cells = "".join(f"<td class=number>{percent(column.figures.get(row))}" for column in shown)
         cells += "".join(
-            f"<td class=number>{column.p_values[row]:.3f}" if row in column.p_values else "<td>" for column in tests
+            f"<td class=number>{_text(chance(column.p_values[row]))}" if row in column.p_values else "<td>"
+            for column in tests
         )
         group = next((result["averages"][row] for result in results if row in result["averages"]), None)
         name = name_of(row) if group is None else f"mean: {row} ({len(group['languages'])})"
@@ -168,13 +171,13 @@ def _published(results: Sequence[Result]) -> str:
         f"<tr><td>{_text(row.system)}<td>{_text(row.trained_on)}"
         + "".join(f"<td class=number>{row.averages[name]:.1f}" if name in row.averages else "<td>" for name in groups)
         + "".join(f"<td class=number>{row.languages[code]:.1f}" if code in row.languages else "<td>" for code in codes)
-        + f"<td>{_text(row.source)}</tr>"
+        + "</tr>"
         for row in rows
     )
     return (
         f"<details><summary>Published numbers</summary><p>{_text(rows[0].setting)}. No intervals were published, and "
         f"the models are others: for orientation.</p><div class=scroll><table><tr><th>system<th>trained on{head}"
-        f"<th>source</tr>{body}</table></div></details>"
+        f"</tr>{body}</table></div><p class=note>Source: {_text(rows[0].source)}.</p></details>"
     )
 
 
@@ -227,7 +230,7 @@ def _unseen(code: str, results: Sequence[Result]) -> str:
 
 def _footnote(results: Sequence[Result]) -> str:
     sources = {found[1] for result in results if (found := pretraining(result["run"]["encoder"])) is not None}
-    if not sources:
+    if not any(_unseen(code, results) for code in ordered(results)):
         return ""
     return " *: not among the languages the encoder was pretrained on (" + _text("; ".join(sorted(sources))) + ")."
 

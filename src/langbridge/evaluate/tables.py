@@ -93,6 +93,11 @@ def percent(figure: Figure | None) -> str:
     return f"{100 * figure['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def chance(p_value: float) -> str:
+    """Return a p value as it is written; a permutation test of 2,000 rounds knows no smaller one than 0.0005."""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def print_benchmark(result: Result) -> None:
     """Print one result to the terminal."""
     console = Console()
@@ -105,7 +110,7 @@ def print_benchmark(result: Result) -> None:
             if row is None:
                 table.add_section()
                 continue
-            tests = [f"{c.p_values[row]:.3f}" for c in found if c.p_values]
+            tests = [chance(c.p_values[row]) for c in found if c.p_values]
             table.add_row(_named(row, result), *[percent(c.figures[row]) for c in found], *tests)
         console.print(table)
     for rule, gaps in result.get("transfer_gap", {}).items():
@@ -124,18 +129,50 @@ def markdown_tables(results: Sequence[Result]) -> str:
         for rule in found[0]["rules"]:
             shown = columns(found, rule)
             head = ["language", "class", *[column.title for column in shown], *_tests(shown)]
-            rows = [
-                f"## {task}: {found[0]['measure']}, rule `{rule}`\n",
+            note = (
                 f"Per cent with 95% bootstrap intervals; {size(found)} items of each language. p: paired permutation "
-                f"test of the bridge against the baseline. Class: {resource_source()}.\n",
-                _markdown_row(head),
-                "|" + "---|" * len(head),
-            ]
-            rows += [_markdown_row(cells) for cells in _cells(found, shown)]
-            parts.append("\n".join(rows) + "\n")
+                f"test of the bridge against the baseline. Class: {resource_source()}."
+            )
+            title = f"## {task}: {found[0]['measure']}, rule `{rule}`"
+            parts.append(f"{title}\n\n{note}\n\n{_markdown(head, _cells(found, shown))}")
         if reference := published(found[0]["task"]):
             parts.append(_published_markdown(found, reference))
+    parts += [SANITY[result["task"]](result) for result in results if result["task"] in SANITY]
     return "\n".join(parts)
+
+
+def _transfer_markdown(result: Result) -> str:
+    rows = []
+    for code, row in sorted(result["languages"].items(), key=lambda item: -item[1]["transfer_ratio"]):
+        low, high = row["ci95"]
+        ratio = f"{row['transfer_ratio']:.2f}"
+        rows.append([name_of(code), ratio, f"{low:.2f} to {high:.2f}", f"{row['nll']:.2f}", f"{row['mismatch']:.2f}"])
+    pivot, median = result["pivot"], result["median_transfer_ratio"]
+    note = (
+        f"{result['run']['name']}, data {result['data']}. Median ratio {median:.3f} over {len(rows)} languages. "
+        f"English itself: nll {pivot['nll']:.2f}, mismatch {pivot['mismatch']:.2f} nats per token."
+    )
+    head = ["language", "transfer ratio", "95% interval", "nll", "mismatch"]
+    return f"## transfer\n\n{note}\n\n{_markdown(head, rows)}"
+
+
+def _facts_markdown(result: Result) -> str:
+    rows = []
+    for code, row in sorted(result["languages"].items(), key=lambda item: name_of(item[0])):
+        bridge = percent({"value": row["bridged"], "ci95": row["ci95"]})
+        plain = percent({"value": row["plain"], "ci95": row["plain_ci95"]})
+        rows.append([name_of(code), bridge, plain, chance(row["p_value"])])
+    note = f"{result['run']['name']}: short questions answered right, per cent with 95% bootstrap intervals."
+    return f"## facts\n\n{note}\n\n{_markdown(['language', 'bridge', 'plain LM', 'p'], rows)}"
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [_markdown_row(head), "|" + "---|" * len(head), *map(_markdown_row, rows)]
+    return "\n".join(lines) + "\n"
+
+
+SANITY = {"transfer": _transfer_markdown, "facts": _facts_markdown}
+"""Tasks with tables of their own."""
 
 
 def latex_tables(results: Sequence[Result]) -> str:
@@ -175,7 +212,7 @@ def _cells(results: Sequence[Result], shown: Sequence[Column]) -> list[list[str]
     rows = []
     for row in [*ordered(results), *averages(results)]:
         level = resource_class(row)
-        tests = [f"{column.p_values[row]:.3f}" if row in column.p_values else "" for column in shown if column.p_values]
+        tests = [chance(column.p_values[row]) if row in column.p_values else "" for column in shown if column.p_values]
         figures = [percent(column.figures.get(row)) for column in shown]
         rows.append([_named(row, results[0]), "" if level is None else str(level), *figures, *tests])
     return rows
@@ -198,22 +235,16 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def _published_markdown(results: Sequence[Result], reference: Sequence[Published]) -> str:
     codes = [code for code in ordered(results) if any(code in row.languages for row in reference)]
     groups = [name for name in averages(results) if any(name in row.averages for row in reference)]
-    head = ["published", "trained on", *groups, *map(name_of, codes), "source"]
+    head = ["published", "trained on", *groups, *map(name_of, codes)]
     rows = [
         [row.system, row.trained_on]
         + [f"{row.averages[name]:.1f}" if name in row.averages else "" for name in groups]
         + [f"{row.languages[code]:.1f}" if code in row.languages else "" for code in codes]
-        + [row.source]
         for row in reference
     ]
-    lines = [
-        f"### Published numbers, for orientation ({reference[0].setting})\n",
-        "No intervals were published; other models, so no comparison.\n",
-        _markdown_row(head),
-        "|" + "---|" * len(head),
-        *map(_markdown_row, rows),
-    ]
-    return "\n".join(lines) + "\n"
+    title = f"### Published numbers, for orientation ({reference[0].setting})"
+    note = f"No intervals were published, and the models are others. Source: {reference[0].source}."
+    return f"{title}\n\n{note}\n\n{_markdown(head, rows)}"
 
 
 def _escaped(text: str) -> str:
