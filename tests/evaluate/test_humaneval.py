@@ -116,6 +116,14 @@ def test_records_tell_how_programs_ended(sandbox: Sandbox, data: Path, one: Lang
     assert record["grades"]["exact"]["answer"].split(":")[0] in ("wrong", "raised")
 
 
+def test_the_same_answer_leaves_the_same_record(sandbox: Sandbox, data: Path) -> None:
+    """Addresses, which differ from run to run, are left out of what an exception says."""
+    task = open_task("humaneval", data, sandbox=sandbox)
+    (example,) = task.examples("eng")
+    grade = task.grade(example, Output(text="    raise ValueError(object())"))["exact"]
+    assert grade.answer == "raised: ValueError: <object object at 0x>"
+
+
 @pytest.mark.parametrize("name", ["humaneval", "humaneval_anon"])
 def test_published_data_is_read_whole(sandbox: Sandbox, benchmarks: Path, name: str) -> None:
     """The solutions that come with the translations pass under the rule `exact`; of one item the prompt is damaged."""

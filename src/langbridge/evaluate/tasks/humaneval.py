@@ -23,6 +23,7 @@ STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "```")
 INDENT = "    "
 NAMES = {language.name.lower(): code for code, language in LANGUAGES.items()}
 LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
+ADDRESS = re.compile(r"\b0x[0-9a-f]+")
 ALSO_NAMED = """
 
 _check = check
@@ -70,7 +71,8 @@ class HumanEval(Task):
     def settings(self) -> dict[str, Any]:
         """Tell what programs may use, which decides verdicts too."""
         assert self.setup.sandbox is not None
-        return {"cpu_seconds": self.setup.sandbox.limits.cpu_seconds, "memory": self.setup.sandbox.limits.memory}
+        limits, isolated = self.setup.sandbox.limits, self.setup.sandbox.isolated
+        return {"cpu_seconds": limits.cpu_seconds, "memory": limits.memory, "isolated": isolated}
 
     def grade(self, example: TaskExample, output: Output) -> dict[str, Grade]:
         """Run the program with its tests: with the answer as it is, and with its first line indented."""
@@ -88,7 +90,8 @@ class HumanEval(Task):
             example.detail("entry_point"),
             setup=example.detail("setup"),
         )
-        return Grade(f"{found.verdict}: {found.detail}" if found.detail else found.verdict, found.passed)
+        detail = ADDRESS.sub("0x", found.detail)  # the same program is to leave the same record
+        return Grade(f"{found.verdict}: {detail}" if detail else found.verdict, found.passed)
 
     def _example(self, row: Record) -> TaskExample:
         original = self._originals.get(row["task_id"])
