@@ -52,12 +52,16 @@ def evaluate(
     unisolated: Unisolated = False,
 ) -> None:
     """Measure a bridge: per-language numbers with intervals."""
-    from langbridge.evaluate.run import Request
-    from langbridge.evaluate.systems import baselines, with_template
-    from langbridge.evaluate.tasks import TASKS, open_task
     from langbridge.sandbox.host import Sandbox
 
     names = [name.strip() for name in task.split(",") if name.strip()]
+    run_code = any(name in CODE for name in names)  # first: a refusal should not wait for torch
+    sandbox = Sandbox(allowed=allow_code, unisolated=unisolated) if run_code else None
+
+    from langbridge.evaluate.run import Request
+    from langbridge.evaluate.systems import baselines, with_template
+    from langbridge.evaluate.tasks import TASKS, open_task
+
     if unknown := [name for name in names if name not in (*SANITY, *TASKS)] or ([] if names else [task]):
         raise DataError(f"no task named {unknown[0]!r}; known: {', '.join([*SANITY, *TASKS])}.")
     benchmarks = [name for name in names if name not in SANITY]
@@ -65,8 +69,6 @@ def evaluate(
     if one_file and (benchmarks or len(names) > 1):
         raise ConfigError(f"--task {task} needs --out FOLDER, where answers are kept as they come; found {out}.")
     beside = baselines(baseline)
-    run_code = any(name in CODE for name in benchmarks)
-    sandbox = Sandbox(allowed=allow_code, unisolated=unisolated) if run_code else None
     opened = {name: open_task(name, data, split=split, sandbox=sandbox) for name in benchmarks}
     chosen = {name: _languages(part, languages) for name, part in opened.items()}
     for name in (name for name in names if name in SANITY):
