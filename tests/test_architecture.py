@@ -8,7 +8,7 @@ import langbridge
 SOURCE = Path(langbridge.__file__).parent
 LEVELS = [
     {"errors", "files"},
-    {"languages"},
+    {"languages", "sandbox"},
     {"identify"},
     {"config"},
     {"model"},
@@ -30,6 +30,7 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 ALLOWED = {
     ("config", "config"),
     ("pretrained", "pretrained"),
+    ("sandbox", "sandbox"),
     ("model", "model"),
     ("data", "data"),
     ("train", "train"),

@@ -16,6 +16,7 @@ from langbridge.commands import (
     answer_records,
     calibrate,
     import_released,
+    lm_eval,
     load_generator,
     print_plan,
 )
@@ -37,6 +38,8 @@ app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
 
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""For a command whose arguments another program reads."""
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
@@ -216,6 +219,7 @@ app.command()(evaluate)
 app.command()(report)
 app.command("import")(import_released)
 app.command()(calibrate)
+app.command("lm-eval", context_settings=PASSED_ON, add_help_option=False)(lm_eval)
 
 
 def _sampling(

@@ -59,6 +59,8 @@ class Score:
     log_likelihood: float
     """Summed over tokens, nats."""
     tokens: int
+    greedy: bool = False
+    """Whether each token is the one that the LM finds likeliest there, so that greedy decoding would say the same."""
 
 
 class TextGenerator(Protocol):
@@ -168,11 +170,12 @@ class BridgedGenerator:
                 for turn in range(max(map(len, picked)))
             ]
             prompt = self._prompt([examples[row[0]] for row in picked])
-            found = self.model.language_model.log_likelihoods(prompt, targets)
-            for turn, (values, (_, mask)) in enumerate(zip(found, targets, strict=True)):
-                for row, total, tokens in zip(picked, values.sum(1).tolist(), mask.sum(1).tolist(), strict=True):
+            found = self.model.language_model.scored(prompt, targets)
+            for turn, ((values, likeliest), (_, mask)) in enumerate(zip(found, targets, strict=True)):
+                fields = (values.sum(1).tolist(), mask.sum(1).tolist(), likeliest.all(1).tolist())
+                for row, *score in zip(picked, *fields, strict=True):
                     if turn < len(row):
-                        scores[row[turn]] = Score(total, tokens)
+                        scores[row[turn]] = Score(*score)
             progress(done := done + sum(map(len, picked)), len(examples))
         return scores
 

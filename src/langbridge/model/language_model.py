@@ -182,6 +182,10 @@ class LanguageModel(nn.Module):
 
         Here targets are padded on the right, as they follow the prompt's cache; (batch, target) each.
         """
+        return [logs for logs, _ in self.scored(prompt, targets)]
+
+    def scored(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return what `log_likelihoods` does, and which tokens the LM finds likeliest: bool, True at padding."""
         positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
         read = self._read(prompt.vectors, prompt.mask, positions, use_cache=True)
         name, start = cache_name(read), prompt.mask.sum(dim=1, keepdim=True)
@@ -198,8 +202,17 @@ class LanguageModel(nn.Module):
             before = [read.last_hidden_state[:, -1:], said.last_hidden_state[:, :-1]]  # position i predicts token i + 1
             tokens = mask.bool()
             states = torch.cat(before, dim=1)[tokens.to(before[0].device)]  # (targets, hidden)
-            values = likelihoods(states, ids[tokens].to(states.device), self._head(said), vocabulary).to(ids.device)
-            found.append(values.new_zeros(ids.shape).index_put(tokens.nonzero(as_tuple=True), values))
+            likeliest = [ids.new_zeros(0)]
+            head = _noting(self._head(said), likeliest)
+            values = likelihoods(states, ids[tokens].to(states.device), head, vocabulary).to(ids.device)
+            same = torch.cat([part.to(ids.device) for part in likeliest]) == ids[tokens]
+            places = tokens.nonzero(as_tuple=True)
+            found.append(
+                (
+                    values.new_zeros(ids.shape).index_put(places, values),
+                    torch.ones_like(tokens).index_put(places, same),
+                )
+            )
         return found
 
     def loss(
@@ -267,3 +280,14 @@ def short_on_cpu(vectors: Tensor, length: int) -> bool:
     """Tell whether plain attention is the faster one: bf16 on a CPU, few positions."""
     bf16 = vectors.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     return vectors.device.type == "cpu" and bf16 and length <= SHORT
+
+
+def _noting(head: Head, likeliest: list[Tensor]) -> Head:
+    """Return a head that notes which token it finds likeliest at each position."""
+
+    def noted(states: Tensor) -> Tensor:
+        logits = head(states)
+        likeliest.append(logits.detach().argmax(dim=-1))
+        return logits
+
+    return noted
