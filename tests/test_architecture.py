@@ -16,10 +16,10 @@ LEVELS = [
     {"data"},
     {"checkpoint", "synthesize"},
     {"generate", "released"},
-    {"transfer", "routing"},
+    {"transfer", "routing", "engine"},
     {"calibrate"},
     {"train"},
-    {"evaluate"},
+    {"evaluate", "serve"},
     {"commands", "cache_commands"},
     {"cli", "__init__"},
     {"__main__"},
@@ -32,6 +32,8 @@ ALLOWED = {
     ("data", "data"),
     ("train", "train"),
     ("evaluate", "evaluate"),
+    ("engine", "engine"),
+    ("serve", "serve"),
 }
 
 
