@@ -9,6 +9,7 @@ import typer
 from langbridge.cache_commands import cache_app
 from langbridge.commands import answer_records, calibrate, import_released, print_plan, routing_of
 from langbridge.errors import ConfigError, DataError, LangBridgeError
+from langbridge.serve_command import serve
 
 if TYPE_CHECKING:
     from langbridge.generate import BridgedGenerator, Sampling
@@ -269,6 +270,7 @@ def models_path(name: Annotated[str, typer.Argument(help="Model name.")]) -> Non
 
 app.command("import")(import_released)
 app.command()(calibrate)
+app.command()(serve)
 
 
 def _load(
