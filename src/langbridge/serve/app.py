@@ -147,7 +147,8 @@ def completion_ask(service: Service, body: CompletionRequest) -> Ask:
         return [await service.prompts.completion(prompt, reader) for prompt in prompts]
 
     most = 16 if body.max_tokens is None else body.max_tokens
-    return _ask("/v1/completions", body, prepare, len(prompts), body.logprobs, most, echo=bool(body.echo))
+    texts = tuple(prompt if isinstance(prompt, str) else str(prompt) for prompt in prompts)
+    return _ask("/v1/completions", body, prepare, texts, body.logprobs, most, echo=bool(body.echo))
 
 
 def chat_ask(service: Service, body: ChatRequest) -> Ask:
@@ -162,14 +163,21 @@ def chat_ask(service: Service, body: ChatRequest) -> Ask:
         return [await service.prompts.prepare(slots, reader)]
 
     logprobs = body.top_logprobs or 0 if body.logprobs else None
-    return _ask("/v1/chat/completions", body, prepare, 1, logprobs, body.max_completion_tokens or body.max_tokens)
+    return _ask(
+        "/v1/chat/completions",
+        body,
+        prepare,
+        ("\n".join(turn.text for turn in turns),),
+        logprobs,
+        body.max_completion_tokens or body.max_tokens,
+    )
 
 
 def _ask(
     path: str,
     body: Asked,
     prepare: Callable[[], Any],
-    prompts: int,
+    texts: tuple[str, ...],
     logprobs: int | None,
     most: int | None,
     *,
@@ -179,7 +187,7 @@ def _ask(
     return Ask(
         path=path,
         prepare=prepare,
-        prompts=prompts,
+        texts=texts,
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=body.top_k or 0,
@@ -209,7 +217,7 @@ async def _answer(service: Service, ask: Ask, kind: Kind, body: Asked, request: 
 
 
 async def _whole(source: AsyncGenerator[Begun | Said], kind: Kind, ask: Ask) -> answers.Json:
-    choices = [answers.Choice() for _ in range(ask.prompts * ask.n)]
+    choices = [answers.Choice() for _ in range(ask.completions)]
     begun = None
     async with aclosing(source) as found:
         async for one in found:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from langbridge.errors import LangBridgeError
+from langbridge.errors import LangBridgeError, PromptError
 
 Scope = dict[str, Any]
 OPEN = ("/", "/health", "/openapi.json")
@@ -37,9 +37,14 @@ class Gate:
 
     @contextlib.contextmanager
     def enter(self, count: int) -> Iterator[None]:
-        """Hold `count` places; raises BusyError where there are not so many, StoppingError when the server stops."""
+        """Hold `count` places; raises BusyError where there are not so many, StoppingError when the server stops.
+
+        PromptError: there never are so many.
+        """
         if self.stopping:
             raise StoppingError("the server is stopping: ask again in a moment.")
+        if count > self.most:
+            raise PromptError(f"the request wants {count} completions at once; this server takes {self.most} in all.")
         if self.inside + count > self.most:
             seconds = max(1, min(60, round(self._pace)))
             raise BusyError(

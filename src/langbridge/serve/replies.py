@@ -64,6 +64,8 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     """Answer a request whose fields are wrong: which one, and why; never with what it held."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return error_reply(400, "the body is not JSON.", "invalid_request_error")
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
     return error_reply(400, f"{where}: {first['msg']}", "invalid_request_error", where)
 

@@ -38,8 +38,8 @@ class Ask:
 
     path: str
     prepare: Callable[[], Awaitable[Sequence[Prepared]]]
-    prompts: int
-    """How many it prepares."""
+    texts: tuple[str, ...]
+    """The prompts as they were given, for logs that hold them."""
     temperature: float
     top_p: float
     top_k: int
@@ -51,6 +51,11 @@ class Ask:
     """New tokens of each completion; None: as many as there is room for, up to a default."""
     echo: bool = False
     past_end: bool = False
+
+    @property
+    def completions(self) -> int:
+        """How many answers it wants."""
+        return len(self.texts) * self.n
 
     def request(self, prepared: Prepared, most: int, seed: int) -> Request:
         """Return what the engine is asked."""
@@ -124,10 +129,10 @@ class Service:
         Closing the generator frees everything. Raises LangBridgeError: PromptError for what is wrong with the request,
         BusyError, LateError, StoppingError and EngineError for what is not.
         """
-        record = Record(ask.path)
+        record = Record(ask.path, texts=ask.texts)
         deadline = time.monotonic() + self.settings.timeout
         try:
-            with self.gate.enter(ask.prompts * ask.n):
+            with self.gate.enter(ask.completions):
                 async with self._until(deadline):
                     begun = await self._begin(ask, record)
                 yield begun
@@ -135,8 +140,7 @@ class Service:
                     async for said in pieces:
                         record.first = record.first if record.first is not None else record.seconds
                         record.completion_tokens += 1
-                        if self.settings.log_prompts:
-                            record.answers.append(said.piece.text)
+                        record.answered(said.prompt * ask.n + said.piece.index, said.piece.text)
                         yield said
             record.outcome = "ok"
         except (GeneratorExit, asyncio.CancelledError):

@@ -32,8 +32,13 @@ class Record:
     """Seconds until the prompt was ready for the LM."""
     first: float | None = None
     """Seconds until the first token."""
-    prompts: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
+    texts: tuple[str, ...] = ()
+    """Prompts; logged only where the server was told to."""
+    answers: dict[int, str] = field(default_factory=dict)
+
+    def answered(self, number: int, text: str) -> None:
+        """Note what was answered."""
+        self.answers[number] = self.answers.get(number, "") + text
 
     @property
     def seconds(self) -> float:
@@ -82,7 +87,7 @@ class Telemetry:
             **record.timings(),
         }
         if self.log_prompts:
-            line |= {"prompts": record.prompts, "answers": record.answers}
+            line |= {"prompts": record.texts, "answers": [text for _, text in sorted(record.answers.items())]}
         log.info(json.dumps(line))
 
     def page(self) -> bytes:
