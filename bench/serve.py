@@ -80,6 +80,8 @@ class Prompts:
             if length < wanted:
                 text = longer
             elif len(self._collate.text_ids(text + " a")) > wanted:
+                while len(self._collate.text_ids(text)) < wanted:
+                    text += "."
                 return text
 
 

@@ -13,6 +13,8 @@ from langbridge.serve.service import Service
 from langbridge.serve.telemetry import log_to_stderr
 
 log = logging.getLogger("langbridge.serve")
+BACKLOG = 2048
+"""Connections that wait to be taken."""
 SLACK = 10
 """Seconds, behind the drain, in which the last requests are told that the server stopped."""
 
@@ -54,7 +56,7 @@ def serve(service: Service) -> None:
         timeout_graceful_shutdown=int(settings.drain) + SLACK,
         server_header=False,
         date_header=False,
-        backlog=2048,
+        backlog=BACKLOG,
     )
     host, port = listening.getsockname()[:2]
     log.info("listening on http://%s:%d, model %s", f"[{host}]" if ":" in host else host, port, settings.name)
@@ -64,12 +66,13 @@ def serve(service: Service) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket; raises ConfigError where the address is taken or not ours."""
+    """Return a socket that listens; raises ConfigError where the address is taken or not ours."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port."
