@@ -18,7 +18,7 @@ from langbridge.data import Example
 from langbridge.generate import BridgedGenerator, Sampling
 
 CLIENTS = 200
-TOKENS = 40
+TOKENS = 24
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ class Process:
     log: list[str] = field(default_factory=list)
 
     async def start(self) -> None:
-        options = ["--port", str(self.port), "--name", "tiny", "--most-completions", "120", "--log-prompts"]
+        options = ["--port", str(self.port), "--name", "tiny", "--most-completions", "160", "--log-prompts"]
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "langbridge", "serve", str(self.run), *options),
             stderr=subprocess.PIPE,
@@ -97,7 +97,7 @@ class Client:
                 self.cut_off += 1
             finally:
                 writer.close()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
 
     def _request(self) -> bytes:
         fields = {"model": "tiny", "prompt": self.prompt, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
@@ -136,7 +136,7 @@ def test_no_request_is_lost_or_answered_twice(run: Path) -> None:
         await server.start()
         asking = asyncio.gather(*(client.ask() for client in clients))
         while sum(len(client.answers) for client in clients) < 30:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
         codes = [await server.stop()]
         await server.start()
         await asking
