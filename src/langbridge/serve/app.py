@@ -130,7 +130,11 @@ def _add_looking(app: FastAPI, service: Service) -> None:
             return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
 
-POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src data:; "
+    "frame-ancestors 'none'"
+)
+"""What the playground may load: nothing from elsewhere."""
 
 
 def _form(service: Service, body: Asked, *, logprobs: bool, echo: bool = False) -> answers.Form:
