@@ -47,7 +47,7 @@ def serve(
         raise ConfigError(
             f"serving needs {error.name}, which is not installed: pip install 'langbridge-lm[serve]'."
         ) from error
-    from langbridge.engine.choose import make_engine
+    from langbridge.engine.choose import check_engine, make_engine
     from langbridge.pretrained import quiet
     from langbridge.routing import load
     from langbridge.serve.run import serve as run_server
@@ -67,6 +67,7 @@ def serve(
         log_prompts=log_prompts,
         playground=playground,
     )
+    check_engine(engine, most_rows=rows)
     quiet()
     model = load(run, routing="off", dtype=dtype).model
     config = dataclasses.replace(model.recipe.routing, kind=routing or model.recipe.routing.kind)

@@ -67,6 +67,7 @@ def serve(service: Service) -> None:
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens; raises ConfigError where the address is taken or not ours."""
+    found = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
@@ -74,7 +75,8 @@ def bind(host: str, port: int) -> socket.socket:
         found.bind(address)
         found.listen(BACKLOG)
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port."
-        ) from error
+        if found is not None:
+            found.close()
+        reason = error.strerror or error
+        raise ConfigError(f"cannot listen on {host}:{port} ({reason}): choose another --port.") from error
     return found
