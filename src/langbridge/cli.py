@@ -1,5 +1,6 @@
 """The command line. Imports late, so that `langbridge --help` answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -379,6 +380,8 @@ class ProgressBar:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    # texts differ in length: oneDNN would keep code and buffers for a thousand shapes, half a GB for the embedded pair
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         app()
     except LangBridgeError as error:

@@ -189,6 +189,8 @@ class TrainingConfig:
     """Share of the steps over which the rate rises."""
     schedule: str = "cosine"
     """Name of a transformers schedule: cosine, linear, constant_with_warmup ..."""
+    shard: bool = False
+    """Spread the layers of both frozen models over all processes (FSDP2) instead of holding them in each."""
     cache_states: bool = False
     """Keep a frozen encoder's states on disk (LANGBRIDGE_HOME/states), for all epochs and for other runs."""
     clip: float = 1.0

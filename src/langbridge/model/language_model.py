@@ -12,11 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from langbridge.errors import PretrainedError
 from langbridge.model.embeddings import Embeddings, flush, join
-from langbridge.model.head import likelihoods
+from langbridge.model.head import Head, likelihoods
 from langbridge.model.opening import Opening, cache_name, shareable
 
-IGNORE = -100
-"""Label of a position without loss."""
 MOST_OPENINGS = 4
 """Openings whose keys and values are kept."""
 SHORT = 256
@@ -41,7 +39,6 @@ class LanguageModel(nn.Module):
         self.model = model
         self.placed = placed
         self.takes_positions = "position_ids" in accepted
-        self.cuts_logits = "logits_to_keep" in accepted
         self.cache_argument = "cache" if "cache" in accepted else "past_key_values"  # the name before transformers 5.24
         self.attention = model.config._attn_implementation
         self.shares_opening = True
@@ -164,7 +161,7 @@ class LanguageModel(nn.Module):
         states, read = self._at_targets(prompt, target_ids, target_mask, opening)
         ids = target_ids[target_mask.bool()].to(states.device)
         vocabulary = len(self.model.get_input_embeddings().weight)
-        found = likelihoods(states, ids, lambda part: self._logits(part, read), vocabulary).to(self.device)
+        found = likelihoods(states, ids, self._head(read), vocabulary).to(self.device)
         return found.new_zeros(target_ids.shape).index_put(target_mask.nonzero(as_tuple=True), found)
 
     def target_logits(
@@ -215,22 +212,24 @@ class LanguageModel(nn.Module):
 
         Here targets are padded on the right, as they follow the prompt's cache; (batch, target) each.
         """
-        extra: dict[str, Any] = {"logits_to_keep": 1} if self.cuts_logits else {}
         positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
-        read = self._run(prompt.vectors, prompt.mask, positions, use_cache=True, **extra)
-        name = cache_name(read)
+        read = self._read(prompt.vectors, prompt.mask, positions, use_cache=True)
+        name, start = cache_name(read), prompt.mask.sum(dim=1, keepdim=True)
+        vocabulary = len(self.model.get_input_embeddings().weight)
         found = []
         for ids, mask in targets:
-            start = prompt.mask.sum(dim=1, keepdim=True)
-            said = self._run(
+            said = self._read(
                 self.embed(ids, mask).vectors,
                 torch.cat([prompt.mask, mask], dim=1),
                 start + torch.arange(ids.shape[1], device=ids.device),
                 use_cache=True,
                 **{name: copy.deepcopy(getattr(read, name))},  # the LM writes into the cache it is given
             )
-            logits = torch.cat([read.logits[:, -1:], said.logits[:, :-1]], dim=1)  # position i predicts token i + 1
-            found.append(_picked(logits, ids, mask))
+            before = [read.last_hidden_state[:, -1:], said.last_hidden_state[:, :-1]]  # position i predicts token i + 1
+            tokens = mask.bool()
+            states = torch.cat(before, dim=1)[tokens.to(before[0].device)]  # (targets, hidden)
+            values = likelihoods(states, ids[tokens].to(states.device), self._head(said), vocabulary).to(ids.device)
+            found.append(values.new_zeros(ids.shape).index_put(tokens.nonzero(as_tuple=True), values))
         return found
 
     def loss(
@@ -269,6 +268,9 @@ class LanguageModel(nn.Module):
         extra = {} if opening is None else opening.behind(batch)
         return self._read(whole.vectors, mask, positions, use_cache=opening is not None, **extra)
 
+    def _head(self, read: Any) -> Head:
+        return lambda states: self._logits(states, read)
+
     def _logits(self, states: Tensor, read: Any) -> Tensor:
         """Return logits (positions, vocabulary) for last states (positions, hidden) out of `read`.
 
@@ -295,12 +297,6 @@ class LanguageModel(nn.Module):
         self._attend(short_on_cpu(vectors, mask.shape[1]))
         return self.model.get_decoder()(inputs_embeds=vectors, attention_mask=mask, **arguments)
 
-    def _run(self, vectors: Tensor, mask: Tensor, positions: Tensor, **arguments: Any) -> Any:
-        if self.takes_positions:
-            arguments["position_ids"] = positions
-        self._attend(False)
-        return self.model(inputs_embeds=vectors, attention_mask=mask, **arguments)
-
     def _attend(self, plainly: bool) -> None:
         """Choose plain attention, or the implementation that the LM was loaded with."""
         wanted = "eager" if plainly else self.attention
@@ -321,12 +317,3 @@ def short_on_cpu(vectors: Tensor, length: int) -> bool:
     """Tell whether plain attention is the faster one: bf16 on a CPU, few positions."""
     bf16 = vectors.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     return vectors.device.type == "cpu" and bf16 and length <= SHORT
-
-
-def _picked(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Return the log-probability of each id under its row of logits: (batch, target), fp32, 0 at padding."""
-    labels = ids.masked_fill(mask == 0, IGNORE)
-    flat = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none"
-    )
-    return -flat.view_as(ids)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
 
@@ -13,6 +14,9 @@ from langbridge.data import Example
 from langbridge.train.dataset import Examples, ToBatch, split, split_texts
 from langbridge.train.distill import TEACHER, ToTaught, answered, teach
 from langbridge.train.unlabelled import PREVIEW, Texts, ToCuts, cut_place, preview
+
+HEAD = 2000
+"""Characters of a text that are looked at to see whether it can be cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ def prefix_lm(model: LangBridge, out: Path, console: Console) -> Records:
     """Unlabelled texts, cut anew in every epoch."""
     recipe, collate = model.recipe, model.collate
     training, validation, skipped = split_texts(
-        recipe.data, lambda text: bool(cut_place(text, PREVIEW, collate)), recipe.training.seed
+        recipe.data, lambda text: bool(cut_place(text[:HEAD], PREVIEW, collate)), recipe.training.seed
     )
     looked_at = training[: max(recipe.warm_start.sentences, PREVIEW)]
     tokens = min(PREVIEW, collate.longest_source)
@@ -68,7 +72,9 @@ def distill(model: LangBridge, out: Path, console: Console) -> Records:
     """Prompts with the LM's own answers, and how likely the LM found them."""
     data, seed = model.recipe.data, model.recipe.training.seed
     prompts, held_out, skipped = split(data, model.collate, seed, own_answers=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    # one process of several asks the LM; the others wait, and find everything on disk
+    lock = FileLock(out / ".distill.lock")
+    with lock, Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("the LM answers", total=None)
 
         def move(done: int, total: int) -> None:

@@ -25,6 +25,7 @@ from langbridge.train.precision import measure
 from langbridge.train.processes import agreed, here, same_weights, watched
 from langbridge.train.progress import Bar, Metrics
 from langbridge.train.records import Records, records
+from langbridge.train.sharding import asked_by_launcher, shard
 from langbridge.train.start import start
 from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
 from langbridge.transfer import compare
@@ -41,7 +42,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     `callbacks`: transformers' own kind, called in front of ours.
     Raises CheckpointError when `out` holds another run, ConfigError, DataError and PretrainedError for bad input.
     """
+    sharded = asked_by_launcher()
     me = here()
+    sharded = me.num_processes > 1 and (sharded or recipe.training.shard)
     console.quiet = not me.is_main_process
     with me.main_process_first():
         recipe, checkpoint = _open_folder(recipe, out, resume=resume)
@@ -49,6 +52,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     set_seed(recipe.training.seed)
     model = LangBridge.from_recipe(recipe)
     console.print(parameters(model))
+    if slow_in_bf16(model):
+        console.print("this CPU has no instructions for bfloat16: set the models' dtype to float32 if steps are slow")
     with me.main_process_first():  # it writes what the others read
         data = records(model, out, console)
     note = f", {data.skipped} records skipped (too long, or nothing to learn from)" if data.skipped else ""
@@ -62,12 +67,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     if me.is_main_process:
         recipe.write(out / CONFIG)
     halves = Halves(model)
-    if recipe.training.precision == "bf16":
+    if sharded:
+        console.print(f"{shard(model)} layers of the frozen models are spread over {me.num_processes} processes")
+    elif recipe.training.precision == "bf16":
         halves.hold()
     validator = _Validation(model, data.validation, recipe.training.evaluate_every, halves)
     bar, metrics = Bar(lambda: trainer.tokens_seen), Metrics(out / "metrics.jsonl", len(data.dataset))
     trainer = _trainer(model, data, out, [*callbacks, metrics, bar, validator])
-    validator.trainer = trainer
+    validator.trainer, trainer.sharded = trainer, sharded
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
         trainer.steps_done = int(checkpoint.name.split("-")[-1])
@@ -116,6 +123,13 @@ def with_precision(recipe: Recipe, model: LangBridge, examples: Sequence[Example
         f"precision: {found.choice} (bf16 is {found.speedup:.2f} x as fast, its gradient's cosine {found.cosine:.4f})"
     )
     return recipe.with_training(precision=found.choice)
+
+
+def slow_in_bf16(model: LangBridge) -> bool:
+    """Tell whether a frozen model computes in bf16 on a CPU that cannot."""
+    parts = (model.encoder, model.language_model)
+    on_cpu = any(p.dtype == torch.bfloat16 and p.device.type == "cpu" for part in parts for p in part.parameters())
+    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def parameters(model: LangBridge) -> str:

@@ -16,6 +16,7 @@ from langbridge.model import Batch
 from langbridge.train.micro import micro_batches
 from langbridge.train.optimizer import groups
 from langbridge.train.order import GroupedByLength, order_of
+from langbridge.train.sharding import as_many_everywhere
 
 COMPLETE = "complete"
 """File in a checkpoint that is written last; it holds the number of processes."""
@@ -27,6 +28,8 @@ class BridgeTrainer(Trainer):
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole accumulated batch
     steps_done = 0
     """Steps of the run that this one resumes."""
+    sharded = False
+    """Whether the frozen models are spread over the processes."""
     tokens_seen = 0
     """LM tokens that this process has trained on, padding not counted."""
 
@@ -59,6 +62,8 @@ class BridgeTrainer(Trainer):
         settings = self.bridge_model.recipe.training
         batch = Batch(**self._prepare_inputs(inputs))
         parts = micro_batches(self.bridge_model, batch, parts=settings.accumulate, budget=settings.token_budget)
+        if self.sharded:
+            parts = as_many_everywhere(parts, self.accelerator)
         self.tokens_seen += int(self.bridge_model.lengths(batch).sum())
         losses = []
         for number, part in enumerate(parts, start=1):
