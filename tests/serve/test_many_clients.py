@@ -160,3 +160,14 @@ def test_no_request_is_lost_or_answered_twice(run: Path) -> None:
     assert sum(client.refusals["429"] for client in stay) == outcomes["busy"] - sum(
         one["outcome"] == "busy" and int(one["prompts"][0].split()[1]) % 4 == 0 for one in ended
     )
+
+
+def test_a_server_that_is_told_to_stop_while_it_starts_stops(run: Path) -> None:
+    """A signal between the first line and uvicorn's own handlers used to be lost: the server ran for ever."""
+
+    async def briefly() -> int:
+        server = Process(run)
+        await server.start()
+        return await server.stop()
+
+    assert [asyncio.run(briefly()) for _ in range(3)] == [0, 0, 0]
