@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,6 +99,28 @@ def test_two_processes_are_one_with_the_doubled_batch(recipe: Recipe, tmp_path: 
     assert all(torch.allclose(found[name], wanted[name], atol=2e-4) for name in wanted)
     assert said.count("training records") == 1
     assert ("spread over 2 processes" in said) == (config == "fsdp2.yaml")
+
+
+def test_a_stream_is_shared_and_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+    """Two processes read what one does with the doubled batch; resumed, they go on to the last bit."""
+    fields = dataclasses.asdict(recipe)
+    fields["data"] |= {"streaming": True, "buffer": 16}
+    settings = Recipe.of(fields, "test")
+    finished(launched(settings, tmp_path / "two"))
+    train(settings.with_training(batch_size=8), tmp_path / "one")
+    for lone, double in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
+        if "loss" in lone:
+            assert double["loss"] == pytest.approx(lone["loss"], rel=2e-3)
+    found, wanted = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert all(torch.allclose(found[name], wanted[name], atol=2e-4) for name in wanted)
+    shutil.copytree(tmp_path / "two", tmp_path / "cut")
+    for name in ("bridge.safetensors", "langbridge.json"):
+        (tmp_path / "cut" / name).unlink()
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-8")
+    assert newest_checkpoint(tmp_path / "cut", 2).name == "checkpoint-6"
+    finished(launched(settings, tmp_path / "cut", "--resume"))
+    resumed = weights(tmp_path / "cut")
+    assert all(torch.equal(resumed[name], found[name]) for name in found)
 
 
 def children(process: subprocess.Popen[str]) -> list[psutil.Process]:

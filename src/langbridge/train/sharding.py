@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from langbridge.errors import ConfigError
 from langbridge.model import Batch, LangBridge
+from langbridge.model.layers import layers_of
 from langbridge.train.processes import here
 
 FSDP = "ACCELERATE_USE_FSDP"
@@ -41,11 +42,9 @@ def shard(model: LangBridge) -> int:
     mesh = init_device_mesh(here().device.type, (here().num_processes,))
     layers = 0
     for pretrained in (model.encoder.model, model.language_model.model):
-        kinds, table = set(pretrained._no_split_modules or ()), pretrained.get_input_embeddings()
-        for module in pretrained.modules():
-            if type(module).__name__ in kinds and not any(inner is table for inner in module.modules()):
-                fully_shard(module, mesh=mesh, reshard_after_forward=True)
-                layers += 1
+        for layer in layers_of(pretrained):
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+            layers += 1
     ignored = [
         name for name, _ in [*model.named_parameters(), *model.named_buffers()] if not name.startswith("bridge.")
     ]
