@@ -7,7 +7,8 @@ LangBridgeError
 ├── DataError         a data file is missing, malformed or empty
 ├── TrainingError     a run was ended from outside, or its processes do not fit together
 ├── PromptError       a prompt or template cannot be given to the model
-└── SandboxError      generated code may not, or cannot, be run here
+├── SandboxError      generated code may not, or cannot, be run here
+└── EngineError       what runs the LM is closed or broke down
 """
 
 
@@ -41,3 +42,7 @@ class PromptError(LangBridgeError):
 
 class SandboxError(LangBridgeError):
     """Generated code may not, or cannot, be run here."""
+
+
+class EngineError(LangBridgeError):
+    """What runs the LM is closed or broke down."""
