@@ -32,6 +32,7 @@ from langbridge.pretrained import PREFIX, home, quiet
 os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that tests start
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # for this one, which has read the variable already
 quiet()
+torch.set_num_threads(1)  # for what is made once for many tests
 
 
 @pytest.fixture(autouse=True)

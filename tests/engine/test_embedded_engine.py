@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-import torch
 from asking import parts, pieces, text_of
 
 from langbridge.data import Example
