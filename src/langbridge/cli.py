@@ -20,6 +20,7 @@ from langbridge.commands import (
 )
 from langbridge.errors import ConfigError, DataError, LangBridgeError
 from langbridge.evaluate_commands import data_app, evaluate, report
+from langbridge.study_commands import diagnose, study
 
 if TYPE_CHECKING:
     from langbridge.generate import BridgedGenerator, Sampling
@@ -215,6 +216,8 @@ app.command()(evaluate)
 app.command()(report)
 app.command("import")(import_released)
 app.command()(calibrate)
+app.command()(study)
+app.command()(diagnose)
 
 
 def _sampling(
