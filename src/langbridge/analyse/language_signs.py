@@ -17,7 +17,7 @@ from langbridge.transfer import Comparison, compare
 
 UNKNOWN = 0.02
 """Share of pieces that stand for text the tokenizer does not know."""
-PIECES = {"sentence": 1.45, "word": 2.0, "character": 2.5}
+PIECES = {"sentence": 1.45, "word": 2.0, "character": 3.0}
 """Pieces per unit over those of English; languages seen much: 0.8 to 1.2 per sentence, up to 1.8 per word; Quechua 1.5
 and 2.3, Yoruba 2.3 and 2.1."""
 UNSPACED = 8.0

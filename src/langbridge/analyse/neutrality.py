@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from langbridge.analyse.alignment import alignment, hits, principal
+from langbridge.analyse.alignment import alignment, principal
 from langbridge.analyse.figures import Figure, key, label, lines, points, sheet
 from langbridge.analyse.probe import language_probe
 from langbridge.analyse.representation import BRIDGE, LM, PLAIN, encoder_layers, lm_states, soft_prompts, tokenisation
@@ -157,11 +157,6 @@ def keep(vectors: Mapping[str, Tensor], path: Path) -> None:
     """Write vectors, all or nothing."""
     with replacing(path) as temporary:
         safetensors.torch.save_file({name: value.contiguous() for name, value in vectors.items()}, temporary)
-
-
-def retrieved(vectors: Tensor, english: Tensor) -> float:
-    """Return the share of sentences that find their translation."""
-    return float(hits(vectors, english).float().mean())
 
 
 def place(view: str) -> str:
