@@ -12,8 +12,11 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from langbridge.checkpoint import LangBridge
-from langbridge.model import IGNORE, Batch
+from langbridge.model import Batch
 from langbridge.train.records import Records
+
+IGNORE = -100
+"""Label of a position without loss."""
 
 
 def naive_loss(model: LangBridge, batch: Batch) -> Tensor:

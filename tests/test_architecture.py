@@ -8,7 +8,7 @@ import langbridge
 SOURCE = Path(langbridge.__file__).parent
 LEVELS = [
     {"errors", "files"},
-    {"languages"},
+    {"languages", "sandbox"},
     {"identify"},
     {"config"},
     {"model"},
@@ -16,12 +16,12 @@ LEVELS = [
     {"data"},
     {"checkpoint", "synthesize"},
     {"generate", "released"},
-    {"transfer", "routing"},
+    {"transfer", "routing", "engine"},
     {"calibrate"},
     {"train"},
-    {"evaluate"},
+    {"evaluate", "serve"},
     {"analyse"},
-    {"commands", "cache_commands"},
+    {"commands", "cache_commands", "serve_command"},
     {"evaluate_commands", "study_commands"},
     {"cli", "__init__"},
     {"__main__"},
@@ -38,11 +38,14 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 ALLOWED = {
     ("config", "config"),
     ("pretrained", "pretrained"),
+    ("sandbox", "sandbox"),
     ("model", "model"),
     ("data", "data"),
     ("train", "train"),
     ("evaluate", "evaluate"),
     ("analyse", "analyse"),
+    ("engine", "engine"),
+    ("serve", "serve"),
 }
 
 
@@ -79,6 +82,7 @@ def test_only_the_outermost_parts_import_late() -> None:
             "commands.py",
             "cache_commands.py",
             "evaluate_commands.py",
+            "serve_command.py",
             "study_commands.py",
             "pretrained/names.py",
         ), f"{name} imports {late} late"

@@ -74,7 +74,8 @@ def test_broken_files_are_refused(tmp_path: Path, text: str, complaint: str) -> 
 def test_shipped_recipes_are_valid() -> None:
     files = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
     openers = [path for path in files if path.parent.name == "openers"]
-    recipes = [path for path in files if path not in openers]
+    launch = [path for path in files if path.parent.name == "launch"]  # of accelerate; tests/train/test_processes.py
+    recipes = [path for path in files if path not in openers + launch]
     assert openers
     assert recipes
     for path in recipes:

@@ -1,5 +1,6 @@
 """The command line. Imports late, so that `langbridge --help` answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,11 +16,13 @@ from langbridge.commands import (
     answer_records,
     calibrate,
     import_released,
+    lm_eval,
     load_generator,
     print_plan,
 )
 from langbridge.errors import ConfigError, DataError, LangBridgeError
 from langbridge.evaluate_commands import data_app, evaluate, report
+from langbridge.serve_command import serve
 from langbridge.study_commands import diagnose, study
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
 
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""For a command whose arguments another program reads."""
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
@@ -218,6 +223,8 @@ app.command("import")(import_released)
 app.command()(calibrate)
 app.command()(study)
 app.command()(diagnose)
+app.command("lm-eval", context_settings=PASSED_ON, add_help_option=False)(lm_eval)
+app.command()(serve)
 
 
 def _sampling(
@@ -282,6 +289,8 @@ def _write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    # texts differ in length: oneDNN would keep code and buffers for a thousand shapes, half a GB for the embedded pair
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         app()
     except LangBridgeError as error:

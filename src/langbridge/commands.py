@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from langbridge.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -159,3 +161,14 @@ class ProgressBar:
     def move_to(self, language: str, done: int, total: int) -> None:
         """Show progress and the language at work."""
         self.bar.update(self.task, description=f"{self.text} {language:4}", completed=done, total=total)
+
+
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval on a run: --model langbridge --model_args run=RUN --tasks ... (docs/lm-eval.md)."""
+    import importlib.util
+
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("lm-eval is not installed: pip install 'langbridge-lm[lm-eval]'.")
+    from langbridge.evaluate.harness import main
+
+    main(context.args)

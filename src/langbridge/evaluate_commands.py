@@ -15,6 +15,12 @@ data_app = typer.Typer(help="Training data from published data sets.", no_args_i
 
 SANITY = ("transfer", "facts")
 """Tasks on the project's own sanity set, or on parallel text; every other one is a benchmark."""
+CODE = ("humaneval", "humaneval_anon")
+"""Tasks that run generated programs."""
+AllowCode = Annotated[bool, typer.Option("--allow-code-execution", help="Run programs that the model wrote.")]
+Unisolated = Annotated[
+    bool, typer.Option("--allow-unisolated-code", help="... even where network and files cannot be shut off.")
+]
 Languages = Annotated[str, typer.Option(help="Codes with commas, such as swh,tel or sw,te; default: all.")]
 
 
@@ -42,13 +48,20 @@ def evaluate(
         str | None, typer.Option(help="Another prompt template: a name, or own text with one {prompt}.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; default: the task's.")] = None,
+    allow_code: AllowCode = False,
+    unisolated: Unisolated = False,
 ) -> None:
     """Measure a bridge: per-language numbers with intervals."""
+    from langbridge.sandbox.host import Sandbox
+
+    names = [name.strip() for name in task.split(",") if name.strip()]
+    run_code = any(name in CODE for name in names)  # first: a refusal should not wait for torch
+    sandbox = Sandbox(allowed=allow_code, unisolated=unisolated) if run_code else None
+
     from langbridge.evaluate.run import Request
     from langbridge.evaluate.systems import baselines, with_template
     from langbridge.evaluate.tasks import TASKS, open_task
 
-    names = [name.strip() for name in task.split(",") if name.strip()]
     if unknown := [name for name in names if name not in (*SANITY, *TASKS)] or ([] if names else [task]):
         raise DataError(f"no task named {unknown[0]!r}; known: {', '.join([*SANITY, *TASKS])}.")
     benchmarks = [name for name in names if name not in SANITY]
@@ -56,7 +69,7 @@ def evaluate(
     if one_file and (benchmarks or len(names) > 1):
         raise ConfigError(f"--task {task} needs --out FOLDER, where answers are kept as they come; found {out}.")
     beside = baselines(baseline)
-    opened = {name: open_task(name, data, split=split) for name in benchmarks}
+    opened = {name: open_task(name, data, split=split, sandbox=sandbox) for name in benchmarks}
     chosen = {name: _languages(part, languages) for name, part in opened.items()}
     for name in (name for name in names if name in SANITY):
         own = out if one_file or out is None else out / f"{name}.json"

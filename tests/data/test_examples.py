@@ -85,8 +85,7 @@ def test_malformed_line_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["[]", "3", '"text"', "null", '["source", "target"]'])
 def test_line_that_is_no_object(tmp_path: Path, line: str) -> None:
     message = refusal(jsonl(tmp_path, json.dumps(GOOD), line))
-    assert 'line 2: wanted an object with "source" and "target"' in message
-    assert line in message
+    assert f"line 2: wanted an object, found {line}" in message
 
 
 @pytest.mark.parametrize("field", ["source", "target"])

@@ -65,7 +65,7 @@ def test_prompts_need_no_target(tmp_path: Path) -> None:
 
 def test_what_is_missing_or_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and more")
-    with pytest.raises(DataError, match=r"bad\.parquet is damaged or no Parquet file"):
+    with pytest.raises(DataError, match=r"bad\.parquet: damaged or no Parquet file"):
         read_examples(str(tmp_path / "bad.parquet"))
     with pytest.raises(DataError, match="hub:nobody/nothing is not to be had"):
         read_examples("hub:nobody/nothing")

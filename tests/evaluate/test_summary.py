@@ -14,6 +14,7 @@ from langbridge.evaluate.report import write_report
 from langbridge.evaluate.resources import groups, pretraining, resource_class
 from langbridge.evaluate.result import read_results
 from langbridge.evaluate.run import Answered
+from langbridge.evaluate.statistics import wilson
 from langbridge.evaluate.summary import summarise
 from langbridge.evaluate.tables import benchmarks, columns, latex_tables, markdown_tables, ordered
 from langbridge.evaluate.task import Setup, Task
@@ -80,6 +81,17 @@ def test_translations_of_an_item_are_not_independent() -> None:
     found = summarise(XCOPA, {"bridge": answered(dict.fromkeys(list(LANGUAGES)[:10], row))}, "x")
     one = found["languages"]["afr"]["accuracy"]["bridge"]["likelihood"]["ci95"]
     assert found["averages"]["all"]["accuracy"]["bridge"]["likelihood"]["ci95"] == pytest.approx(one, abs=1e-4)
+
+
+def test_agreement_is_not_certainty() -> None:
+    """None right of four: resampling would say 0 to 0."""
+    found = summarise(XCOPA, {"bridge": answered({"eng": [0] * 4, "swh": [0] * 4, "deu": [0, 0, 0, 1]})}, "x")
+    assert found["languages"]["swh"]["accuracy"]["bridge"]["likelihood"] == {"value": 0.0, "ci95": [0.0, 0.4899]}
+    gap = found["transfer_gap"]["likelihood"]
+    assert gap["languages"]["swh"] == {"value": 0.0, "ci95": [-0.4899, 0.4899]}
+    assert gap["languages"]["deu"]["value"] == -0.25
+    assert wilson(1.0, 4) == pytest.approx((1 - 0.4899, 1.0), abs=1e-4)
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # the textbook's
 
 
 def test_p_values_are_paired() -> None:

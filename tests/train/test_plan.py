@@ -14,6 +14,7 @@ from langbridge.errors import ConfigError, PretrainedError
 from langbridge.model import Batch
 from langbridge.pretrained.shapes import encoder_shape, language_model_shape
 from langbridge.train.plan import DEVICES, memory, plan, token_means
+from langbridge.train.run import keep_less
 from test_cli import cli
 
 PAPER = sorted((Path(__file__).parent.parent.parent / "recipes" / "paper").glob("*.yaml"))
@@ -80,6 +81,8 @@ def test_the_papers_recipes_are_the_papers(path: Path) -> None:
         {"encoder": {"name": "mt5"}, "policy": {"encoder": "trained"}},
         {"encoder": {"whitespace": True}, "policy": {"encoder": "whitespace"}},
         {"bridge": {"kind": "mlp", "hidden_layers": 2}},
+        {"training": {"gradient_checkpointing": True}},
+        {"policy": {"encoder": "trained"}, "training": {"gradient_checkpointing": True}},
     ],
 )
 def test_flops_are_those_that_torch_counts(saved: dict[str, Path], sections: dict[str, Any]) -> None:
@@ -89,14 +92,17 @@ def test_flops_are_those_that_torch_counts(saved: dict[str, Path], sections: dic
             sections[part]["name"] = str(saved[sections[part]["name"]])
     settings = recipe(saved, **sections)
     model = LangBridge.from_recipe(settings).train()
+    keep_less(model)
     ids = {"encoder": 60, "before": 0, "after": 0, "target": 40}
     parts = {f"{name}_ids": torch.randint(4, 60, (4, length)) for name, length in ids.items()}
     parts |= {f"{name}_mask": torch.ones(4, length, dtype=torch.int64) for name, length in ids.items()}
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(Batch(**parts)).backward()
-    ahead = 4 * 6 * 2 * 24 * 101**2  # plain attention also multiplies the half that the causal mask then hides
+    passes = 4 if settings.training.gradient_checkpointing else 3
+    ahead = 4 * passes * 2 * 2 * 24 * 101**2  # plain attention also multiplies the half that the causal mask then hides
     found = plan(settings, (60, 40))
-    assert found.flops == pytest.approx(counter.get_total_flops() - ahead, rel=0.03)
+    rel = 0.03 if passes == 3 else 0.05  # the second pass stops behind the last thing that is needed
+    assert found.flops == pytest.approx(counter.get_total_flops() - ahead, rel=rel)
 
 
 def test_memory_counts_what_is_held(saved: dict[str, Path]) -> None:

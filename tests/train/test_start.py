@@ -1,6 +1,7 @@
 """A bridge that starts from another run's."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from langbridge.checkpoint import CONFIG, LangBridge, read_config
 from langbridge.config import BridgeConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, ConfigError
+from langbridge.train import train
 from langbridge.train.start import start
 
 EXAMPLES = [Example(source="a cat", target="a cat")]
@@ -68,3 +70,25 @@ def test_run_folders_from_before_the_field_are_read(run: Path) -> None:
     (run / CONFIG).write_text(yaml.safe_dump(fields), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"bridge\.kind is missing"):
         read_config(run)
+
+
+def test_training_goes_on_from_another_run(saved: dict[str, Path], tmp_path: Path) -> None:
+    """One step at a rate of nearly nothing leaves the other run's bridge where it was; a warm start would not."""
+    data = tmp_path / "pairs.jsonl"
+    lines = [json.dumps({"source": f"tea {i}", "target": f"tea {i}"}) + "\n" for i in range(12)]
+    data.write_text("".join(lines), encoding="utf-8")
+    fields = {
+        "encoder": {"name": str(saved["bert"])},
+        "language_model": {"name": str(saved["llama"])},
+        "prompt": {"template": "ask: {prompt}\nsay: "},
+        "data": {"train": str(data), "validation": 2},
+        "warm_start": {"sentences": 10, "sharpen": 0},
+        "training": {"steps": 1, "batch_size": 4, "warmup": 0.0, "precision": "fp32"},
+    }
+    first = train(Recipe.of(fields, "test"), tmp_path / "first")
+    fields["bridge"] = {"start": str(tmp_path / "first")}
+    fields["training"] = {**fields["training"], "learning_rate": 1e-9, "seed": 7}
+    second = train(Recipe.of(fields, "test"), tmp_path / "second")
+    for name, value in second.trained().items():
+        assert torch.allclose(value, first.trained()[name], atol=1e-6), name
+    assert read_config(tmp_path / "second").bridge.start == str(tmp_path / "first")

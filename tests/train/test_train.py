@@ -17,6 +17,7 @@ from langbridge.config import DataConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, DataError
 from langbridge.train.dataset import Examples, split
+from langbridge.train.limits import Limits
 from langbridge.train.order import GroupedByLength
 from langbridge.train.precision import Measured, measure
 from langbridge.train.run import train
@@ -114,6 +115,14 @@ def test_accumulation_equals_the_large_batch(saved: dict[str, Path], data: Path,
         runs[accumulate] = model.bridge.linear.weight.detach()
     assert torch.allclose(runs[1], runs[2], atol=1e-5)
     assert torch.allclose(runs[1], runs[4], atol=1e-5)
+
+
+def test_keeping_less_changes_nothing(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    runs = {
+        twice: train(recipe(saved, data, steps=3, gradient_checkpointing=twice), tmp_path / str(twice))
+        for twice in (False, True)
+    }
+    assert torch.allclose(runs[False].bridge.linear.weight, runs[True].bridge.linear.weight, atol=1e-5)
 
 
 def test_warm_start_beats_a_random_one(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
@@ -247,7 +256,8 @@ def test_over_long_records_are_counted_and_too_few_refused(one: LangBridge, tmp_
     path = tmp_path / "pairs.jsonl"
     texts = ["short one", "another", "x" * 300]
     path.write_text("".join(json.dumps({"source": t, "target": t}) + "\n" for t in texts), encoding="utf-8")
-    training, validation, skipped = split(DataConfig(train=str(path), validation=1), one.collate, 0)
-    assert (len(training), len(validation), skipped) == (1, 1, 1)
+    limits = Limits.of(one)
+    found = split(DataConfig(train=str(path), validation=1), limits, 0)
+    assert (len(found.training), len(found.validation), found.bad.skipped) == (1, 1, 1)
     with pytest.raises(DataError, match="nothing is left"):
-        split(DataConfig(train=str(path), validation=2), one.collate, 0)
+        split(DataConfig(train=str(path), validation=2), limits, 0)

@@ -62,6 +62,19 @@ class Recipe:
             not (encoder.whitespace and self.data.cut_words),
             "encoder.whitespace and data.cut_words exclude each other: cut words lose added whitespace tokens",
         )
+        if self.data.streaming:
+            _need(
+                self.objective.kind != "distill",
+                "data.streaming and objective.kind distill exclude each other: the LM answers a finite set beforehand",
+            )
+            _need(
+                self.data.answers is None,
+                f"data.answers {self.data.answers} needs all records at once: leave it out, or do not stream",
+            )
+            _need(
+                not self.training.cache_states,
+                "training.cache_states keeps the states of a finite set: set it to false, or data.streaming to false",
+            )
         if self.objective.kind == "prefix_lm":
             _need(
                 self.objective.longest <= encoder.longest,

@@ -127,13 +127,23 @@ class DataConfig:
     """English training data."""
 
     train: str = "shipped"
-    """`shipped`, or a .jsonl(.gz) file with source, target and optionally instruction."""
+    """`shipped`, a file (.jsonl, .parquet, .txt; .gz too), a folder of such files, or hub:OWNER/NAME."""
+    streaming: bool = False
+    """Read while training and hold only `buffer` records, for data larger than memory; see docs/training.md."""
+    buffer: int = 8192
+    """streaming: records that are shuffled together and grouped by length."""
+    bad_records: str = "refuse"
+    """refuse or skip: what is no record (broken JSON, empty or missing fields, not UTF-8 ...); counted and shown."""
+    most_bad: float = 0.05
+    """bad_records skip: largest share that is skipped; with more, it is probably another kind of file."""
+    over_long: str = "skip"
+    """skip or refuse: records too long for the encoder, for longest_target or for the LM; counted and shown."""
     limit: int | None = None
     """Use only the first so many records."""
     validation: int = 100
-    """Records held out from the end for the English validation loss."""
+    """Records held out for the English validation loss; streaming: the first so many."""
     longest_target: int = 128
-    """Most LM tokens of a target; longer records are skipped and counted."""
+    """Most LM tokens of a target."""
     answers: float | None = None
     """Share of records that are answered rather than repeated; null: as they come."""
     shuffle_words: float = 0.0
@@ -150,6 +160,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("shuffle_words", "gloss", "plain_case", "cut_words"):
             _need(0 <= getattr(self, name) <= 1, f"data.{name} must lie between 0 and 1, got {getattr(self, name)}")
+        for name in ("bad_records", "over_long"):
+            _need(
+                getattr(self, name) in ("refuse", "skip"),
+                f"data.{name} must be refuse or skip, got {getattr(self, name)!r}",
+            )
+        _need(0 <= self.most_bad <= 1, f"data.most_bad must lie between 0 and 1, got {self.most_bad}")
+        _need(self.buffer > 0, f"data.buffer must be positive, got {self.buffer}")
         _need(self.answers is None or 0 <= self.answers <= 1, f"data.answers must be 0 to 1, got {self.answers}")
         _need(self.limit is None or self.limit > 1, f"data.limit must be at least 2, got {self.limit}")
         _need(self.validation > 0, f"data.validation must be positive, got {self.validation}")
@@ -184,6 +201,8 @@ class TrainingConfig:
     """Samples in one optimizer step on one device."""
     accumulate: int = 1
     """Micro-batches, at least, that one step is split into; the result is that of the whole batch."""
+    gradient_checkpointing: bool = False
+    """Compute what layers kept for the way back a second time: far less memory, about a third more time."""
     token_budget: int | None = None
     """Most LM tokens of a micro-batch, padding included: bounds the memory of activations; null: no bound."""
     learning_rate: float = 1e-3
@@ -192,6 +211,8 @@ class TrainingConfig:
     """Share of the steps over which the rate rises."""
     schedule: str = "cosine"
     """Name of a transformers schedule: cosine, linear, constant_with_warmup ..."""
+    shard: bool = False
+    """Spread the layers of both frozen models over all processes (FSDP2) instead of holding them in each."""
     cache_states: bool = False
     """Keep a frozen encoder's states on disk (LANGBRIDGE_HOME/states), for all epochs and for other runs."""
     clip: float = 1.0

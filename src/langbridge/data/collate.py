@@ -14,9 +14,6 @@ from langbridge.errors import PromptError
 from langbridge.model.langbridge import Batch
 from langbridge.prompt import PromptTemplate
 
-SPECIAL = 8
-"""More special tokens than any encoder's tokenizer puts around a text."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Collator:
@@ -81,10 +78,7 @@ class Collator:
             raise PromptError("the prompt is empty: give some text.")
         if has_lone_surrogate(text):
             raise PromptError(f"the prompt holds half a character (a lone surrogate): {text[:60]!a}.")
-        if CUT in text:
-            ids = cut_ids(self.encoder_tokenizer, self.whole(text))
-        else:
-            ids = list(self.encoder_tokenizer(self.whole(text), verbose=False).input_ids)
+        ids = self._encoded(text)
         if len(ids) > self.longest_source:
             raise PromptError(
                 f"the prompt has {len(ids)} encoder tokens, more than the {self.longest_source} this model takes: "
@@ -92,18 +86,23 @@ class Collator:
             )
         return ids
 
-    def fits(self, text: str) -> bool:
-        """Tell whether a source is short enough; most need no tokenizer, as a token has at least one character."""
-        whole = self.whole(text)
-        if len(whole) + SPECIAL < self.longest_source:
-            return True
-        ids = cut_ids(self.encoder_tokenizer, whole) if CUT in text else self.encoder_tokenizer(whole).input_ids
-        return len(ids) <= self.longest_source
+    def source_length(self, text: str) -> int:
+        """Return how many encoder tokens a source takes, over-long ones too."""
+        return len(self._encoded(text))
+
+    def _encoded(self, text: str) -> list[int]:
+        if CUT in text:
+            return cut_ids(self.encoder_tokenizer, self.whole(text))
+        return list(self.encoder_tokenizer(self.whole(text), verbose=False).input_ids)
 
     def target_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the LM's tokens of a target, closed by its end token."""
         closing = [self.lm_tokenizer.eos_token_id] if end and self.lm_tokenizer.eos_token_id is not None else []
         return self.text_ids(text) + closing
+
+    def around(self, instruction: str) -> int:
+        """Return how many LM tokens stand around the soft prompt, the target not counted."""
+        return len(self._before(instruction)) + len(self._after)
 
     def _before(self, instruction: str) -> list[int]:
         return self.template.with_instruction(instruction).before_ids(self.lm_tokenizer)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from langbridge.data.bad import HARMLESS, Bad
 from langbridge.data.tables import records
 from langbridge.errors import DataError
 
@@ -18,7 +19,11 @@ CONVERTED = "refs/convert/parquet"
 def json_lines(path: Path, fields: Sequence[str]) -> list[Record]:
     """Read JSON lines, each with all of `fields`; raises DataError with the line."""
     found = []
-    for record, where in records(str(path)):
+    for record, where, _ in records(str(path)):
+        if isinstance(record, Bad):
+            if record.kind in HARMLESS:
+                continue
+            raise DataError(f"{where}: {record.why}.")
         if missing := [field for field in fields if field not in record]:
             raise DataError(f"{where}: wanted an object with {', '.join(fields)}; {missing[0]} is missing.")
         found.append(record)

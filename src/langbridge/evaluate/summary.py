@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from langbridge.evaluate.journal import Record
 from langbridge.evaluate.resources import groups
 from langbridge.evaluate.run import Answered
-from langbridge.evaluate.statistics import ROUNDS, Numbers, paired_p_value
+from langbridge.evaluate.statistics import ROUNDS, Numbers, paired_p_value, wilson
 from langbridge.evaluate.systems import BRIDGE, ORIGINAL
 from langbridge.evaluate.task import Task
 from langbridge.languages import PIVOT
@@ -39,6 +39,31 @@ class Verdicts:
         for language in languages:
             total += self.right[language][draws.rows(self.ids[language])].mean(axis=1)
         return total / len(languages)
+
+    def figure(self, languages: Sequence[str], draws: "Draws") -> Result:
+        """Return the mean over languages with its interval: by bootstrap, or Wilson's where all verdicts agree."""
+        if certain := self._agreed(languages):
+            return _figure(*certain)
+        return _figure(self.mean(languages), *np.percentile(self.means(languages, draws), [2.5, 97.5]))
+
+    def gap(self, languages: Sequence[str], draws: "Draws") -> Result:
+        """Return English minus the mean over languages; where all verdicts agree, by Newcombe's rule."""
+        value = self.mean([PIVOT]) - self.mean(languages)
+        ours, theirs = self._agreed([PIVOT]), self._agreed(languages)
+        if ours and theirs:
+            below = np.hypot(ours[0] - ours[1], theirs[2] - theirs[0])
+            above = np.hypot(ours[2] - ours[0], theirs[0] - theirs[1])
+            return _figure(value, value - below, value + above)
+        rounds = self.means([PIVOT], draws) - self.means(languages, draws)
+        return _figure(value, *np.percentile(rounds, [2.5, 97.5]))
+
+    def _agreed(self, languages: Sequence[str]) -> tuple[float, float, float] | None:
+        """Return (share, low, high) where all verdicts are the same."""
+        values = np.concatenate([self.right[language] for language in languages])
+        if values.min() != values.max():
+            return None
+        items = len({item for language in languages for item in self.ids[language]})
+        return float(values[0]), *wilson(float(values[0]), items)
 
 
 class Draws:
@@ -109,9 +134,7 @@ def _row(verdicts: dict[str, dict[str, Verdicts]], languages: Sequence[str], dra
     """Return accuracies of each system and rule over some languages, and p values of the bridge against each other."""
     row: Result = {"accuracy": {}, "p_value": {}}
     for name, by_rule in verdicts.items():
-        row["accuracy"][name] = {
-            rule: _figure(found.mean(languages), found.means(languages, draws)) for rule, found in by_rule.items()
-        }
+        row["accuracy"][name] = {rule: found.figure(languages, draws) for rule, found in by_rule.items()}
         if name != BRIDGE:
             row["p_value"][name] = {
                 rule: round(_p_value(verdicts[BRIDGE][rule], found, languages), 4) for rule, found in by_rule.items()
@@ -119,8 +142,7 @@ def _row(verdicts: dict[str, dict[str, Verdicts]], languages: Sequence[str], dra
     return row
 
 
-def _figure(value: float, rounds: Numbers) -> Result:
-    low, high = np.percentile(rounds, [2.5, 97.5])
+def _figure(value: float, low: float, high: float) -> Result:
     return {"value": round(value, 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
 
 
@@ -139,15 +161,12 @@ def _gaps(by_rule: dict[str, Verdicts], languages: Sequence[str], draws: Draws) 
     """Return English accuracy minus that of each language and of their mean, and their mean as a share of English."""
     found: Result = {}
     for rule, verdicts in by_rule.items():
+        gaps = {language: verdicts.gap([language], draws) for language in languages}
+        found[rule] = {"languages": gaps, "mean": verdicts.gap(languages, draws)}
         english, pivot = verdicts.means([PIVOT], draws), verdicts.mean([PIVOT])
-        gaps = {
-            language: _figure(pivot - verdicts.mean([language]), english - verdicts.means([language], draws))
-            for language in languages
-        }
-        mean, means = verdicts.mean(languages), verdicts.means(languages, draws)
-        found[rule] = {"languages": gaps, "mean": _figure(pivot - mean, english - means)}
         if pivot > 0 and (english > 0).all():
-            found[rule]["share_of_english"] = _figure(mean / pivot, means / english)
+            share, shares = verdicts.mean(languages) / pivot, verdicts.means(languages, draws) / english
+            found[rule]["share_of_english"] = _figure(share, *np.percentile(shares, [2.5, 97.5]))
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from langbridge.data.examples import Example
 from langbridge.generate import Answer, Sampling, Score
+from langbridge.sandbox.host import Sandbox
 
 SCORING = Sampling(max_new_tokens=1)
 """Of tasks that only score choices."""
@@ -60,23 +61,6 @@ class Grade:
     right: bool
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How a program ended."""
-
-    passed: bool
-    reason: str = ""
-    """Why it did not pass: error, time-out, ..."""
-
-
-class CodeRunner(Protocol):
-    """Runs a program apart from everything else."""
-
-    def __call__(self, program: str) -> Verdict:
-        """Run Python source; passed: it ended without an error, in time."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What a task is opened with."""
@@ -85,8 +69,8 @@ class Setup:
     """The task's own folder; None: its hub data set."""
     split: str = "test"
     """Part of the data set, where it has parts: `test`, or the one on which choices may be made."""
-    runner: CodeRunner | None = None
-    """What runs generated programs; None: they must not be run."""
+    sandbox: Sandbox | None = None
+    """Where generated programs run; None: they must not."""
 
 
 class Answering(Protocol):

@@ -4,10 +4,9 @@ from langbridge.model.bridge import Bridge, LinearBridge, MLPBridge, ResamplerBr
 from langbridge.model.embeddings import Embeddings, join
 from langbridge.model.encoder import Encoder
 from langbridge.model.langbridge import Batch, LangBridge
-from langbridge.model.language_model import IGNORE, LanguageModel
+from langbridge.model.language_model import LanguageModel
 
 __all__ = [
-    "IGNORE",
     "Batch",
     "Bridge",
     "Embeddings",

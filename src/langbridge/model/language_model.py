@@ -12,11 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from langbridge.errors import PretrainedError
 from langbridge.model.embeddings import Embeddings, flush, join
-from langbridge.model.head import likelihoods
+from langbridge.model.head import Head, likelihoods
 from langbridge.model.opening import Opening, cache_name, shareable
 
-IGNORE = -100
-"""Label of a position without loss."""
 MOST_OPENINGS = 4
 """Openings whose keys and values are kept."""
 SHORT = 256
@@ -41,7 +39,7 @@ class LanguageModel(nn.Module):
         self.model = model
         self.placed = placed
         self.takes_positions = "position_ids" in accepted
-        self.cuts_logits = "logits_to_keep" in accepted
+        self.cache_argument = "cache" if "cache" in accepted else "past_key_values"  # the name before transformers 5.24
         self.attention = model.config._attn_implementation
         self.shares_opening = True
         """Whether tokens that begin every row are read once; found out when it is first tried."""
@@ -89,11 +87,7 @@ class LanguageModel(nn.Module):
         """Switch low-rank adapters and dropout off for a while: the LM as it was pretrained."""
         mode = self.model.training
         self.model.eval()
-        layers: list[Any] = [
-            module
-            for module in self.model.modules()
-            if hasattr(module, "enable_adapters") and not isinstance(module, PreTrainedModel)
-        ]
+        layers = self._adapted_layers()
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -102,6 +96,15 @@ class LanguageModel(nn.Module):
             for layer in layers:
                 layer.enable_adapters(True)
             self.model.train(mode)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the LM has low-rank adapters."""
+        return bool(self._adapted_layers())
+
+    def _adapted_layers(self) -> list[Any]:
+        modules = self.model.modules()
+        return [m for m in modules if hasattr(m, "enable_adapters") and not isinstance(m, PreTrainedModel)]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
         """Move or cast the weights, unless the LM was placed by its loading."""
@@ -158,7 +161,7 @@ class LanguageModel(nn.Module):
         states, read = self._at_targets(prompt, target_ids, target_mask, opening)
         ids = target_ids[target_mask.bool()].to(states.device)
         vocabulary = len(self.model.get_input_embeddings().weight)
-        found = likelihoods(states, ids, lambda part: self._logits(part, read), vocabulary).to(self.device)
+        found = likelihoods(states, ids, self._head(read), vocabulary).to(self.device)
         return found.new_zeros(target_ids.shape).index_put(target_mask.nonzero(as_tuple=True), found)
 
     def target_logits(
@@ -180,27 +183,66 @@ class LanguageModel(nn.Module):
         places = (rows, first[rows] + columns - 1)  # position i predicts token i + 1
         return states[tuple(place.to(states.device) for place in places)], read
 
+    def choices(
+        self,
+        prompt: Embeddings,
+        target_ids: Tensor,
+        target_mask: Tensor,
+        most: int,
+        opening: Opening | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each target token's log-likelihood (targets,), and the `most` likeliest tokens beside it.
+
+        Their ids and log-likelihoods are (targets, most), row after row; `target_ids` is padded on the left.
+        """
+        target_ids, target_mask = target_ids.to(self.device), target_mask.to(self.device)
+        states, read = self._at_targets(prompt, target_ids, target_mask, opening)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for part, ids in zip(
+            torch.split(states, SHORT), torch.split(target_ids[target_mask.bool()], SHORT), strict=True
+        ):
+            logs = self._logits(part, read).float().log_softmax(dim=-1)  # a few rows at a time: vocabularies are large
+            likeliest = logs.topk(most, dim=-1)
+            found.append((logs.gather(1, ids.to(logs.device)[:, None])[:, 0], likeliest.indices, likeliest.values))
+        said, tokens, logs = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return said, tokens, logs
+
     def log_likelihoods(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Return what `log_likelihood` gives for each (ids, mask) of `targets`, reading the prompt only once.
 
         Here targets are padded on the right, as they follow the prompt's cache; (batch, target) each.
         """
-        extra: dict[str, Any] = {"logits_to_keep": 1} if self.cuts_logits else {}
+        return [logs for logs, _ in self.scored(prompt, targets)]
+
+    def scored(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return what `log_likelihoods` does, and which tokens the LM finds likeliest: bool, True at padding."""
         positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
-        read = self._run(prompt.vectors, prompt.mask, positions, use_cache=True, **extra)
-        name = cache_name(read)
+        read = self._read(prompt.vectors, prompt.mask, positions, use_cache=True)
+        name, start = cache_name(read), prompt.mask.sum(dim=1, keepdim=True)
+        vocabulary = len(self.model.get_input_embeddings().weight)
         found = []
         for ids, mask in targets:
-            start = prompt.mask.sum(dim=1, keepdim=True)
-            said = self._run(
+            said = self._read(
                 self.embed(ids, mask).vectors,
                 torch.cat([prompt.mask, mask], dim=1),
                 start + torch.arange(ids.shape[1], device=ids.device),
                 use_cache=True,
                 **{name: copy.deepcopy(getattr(read, name))},  # the LM writes into the cache it is given
             )
-            logits = torch.cat([read.logits[:, -1:], said.logits[:, :-1]], dim=1)  # position i predicts token i + 1
-            found.append(_picked(logits, ids, mask))
+            before = [read.last_hidden_state[:, -1:], said.last_hidden_state[:, :-1]]  # position i predicts token i + 1
+            tokens = mask.bool()
+            states = torch.cat(before, dim=1)[tokens.to(before[0].device)]  # (targets, hidden)
+            likeliest = [ids.new_zeros(0)]
+            head = _noting(self._head(said), likeliest)
+            values = likelihoods(states, ids[tokens].to(states.device), head, vocabulary).to(ids.device)
+            same = torch.cat([part.to(ids.device) for part in likeliest]) == ids[tokens]
+            places = tokens.nonzero(as_tuple=True)
+            found.append(
+                (
+                    values.new_zeros(ids.shape).index_put(places, values),
+                    torch.ones_like(tokens).index_put(places, same),
+                )
+            )
         return found
 
     def loss(
@@ -210,6 +252,26 @@ class LanguageModel(nn.Module):
         found = self.log_likelihood(prompt, target_ids, target_mask, opening)
         return -found.sum() / target_mask.sum().clamp(min=1).to(found.device)
 
+    def go_on(self, whole: Embeddings, held: Tensor, cache: Any) -> Tensor:
+        """Read rows behind what `cache` holds of them; return the logits behind each row's end: (batch, vocabulary).
+
+        `whole` is padded on the right; `held` (batch, columns) says which columns of the cache are content.
+        """
+        batch, length = whole.mask.shape
+        positions = held.sum(dim=1, keepdim=True) + torch.arange(length, device=held.device)
+        arguments: dict[str, Any] = {"position_ids": positions} if self.takes_positions else {}
+        self._attend(False)
+        read = self.model.get_decoder()(
+            inputs_embeds=whole.vectors,
+            attention_mask=torch.cat([held, whole.mask], dim=1),
+            use_cache=True,
+            **{self.cache_argument: cache},
+            **arguments,
+        )
+        states: Tensor = read.last_hidden_state  # (batch, length, hidden)
+        last = whole.mask.sum(dim=1) - 1
+        return self._logits(states[torch.arange(batch, device=states.device), last.to(states.device)], read)
+
     def _read_rows(self, whole: Embeddings, opening: Opening | None) -> Any:
         """Run the LM's layers over rows that are padded on the right."""
         batch, length = whole.mask.shape
@@ -218,6 +280,9 @@ class LanguageModel(nn.Module):
         mask = torch.cat([whole.mask.new_ones(batch, start), whole.mask], dim=1)
         extra = {} if opening is None else opening.behind(batch)
         return self._read(whole.vectors, mask, positions, use_cache=opening is not None, **extra)
+
+    def _head(self, read: Any) -> Head:
+        return lambda states: self._logits(states, read)
 
     def _logits(self, states: Tensor, read: Any) -> Tensor:
         """Return logits (positions, vocabulary) for last states (positions, hidden) out of `read`.
@@ -245,12 +310,6 @@ class LanguageModel(nn.Module):
         self._attend(short_on_cpu(vectors, mask.shape[1]))
         return self.model.get_decoder()(inputs_embeds=vectors, attention_mask=mask, **arguments)
 
-    def _run(self, vectors: Tensor, mask: Tensor, positions: Tensor, **arguments: Any) -> Any:
-        if self.takes_positions:
-            arguments["position_ids"] = positions
-        self._attend(False)
-        return self.model(inputs_embeds=vectors, attention_mask=mask, **arguments)
-
     def _attend(self, plainly: bool) -> None:
         """Choose plain attention, or the implementation that the LM was loaded with."""
         wanted = "eager" if plainly else self.attention
@@ -273,10 +332,12 @@ def short_on_cpu(vectors: Tensor, length: int) -> bool:
     return vectors.device.type == "cpu" and bf16 and length <= SHORT
 
 
-def _picked(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Return the log-probability of each id under its row of logits: (batch, target), fp32, 0 at padding."""
-    labels = ids.masked_fill(mask == 0, IGNORE)
-    flat = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="none"
-    )
-    return -flat.view_as(ids)
+def _noting(head: Head, likeliest: list[Tensor]) -> Head:
+    """Return a head that notes which token it finds likeliest at each position."""
+
+    def noted(states: Tensor) -> Tensor:
+        logits = head(states)
+        likeliest.append(logits.detach().argmax(dim=-1))
+        return logits
+
+    return noted

@@ -22,6 +22,8 @@ CLOSENESS = 3.0
 """Weight of the distance from the right embedding in sharpening."""
 NEGATIVES = 1024
 """Word embeddings that a step of sharpening tells the right ones from, beside those of its own batch."""
+ROWS = 4096
+"""Pairs that the regression takes at a time."""
 
 Spans = list[tuple[int, int]]
 """(first, last + 1) character of each token; an empty span belongs to a token without text."""
@@ -50,7 +52,7 @@ class WarmStart:
     recognised: float | None = None
     """Share of held-out tokens whose own word is nearest among the words of all texts; null: not sharpened."""
     imitation: float | None = None
-    """R2 of another kind of bridge with respect to the closed form; null for a linear one, which is the closed form."""
+    """R2 of another kind of bridge with respect to the linear map it imitates; null for a linear one, which is it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +90,21 @@ def fit(
     parts: list[_Pairs] = []
     for text in texts:
         with torch.no_grad():
-            read.append(bridge.mix(text.states))
-        parts.append(_pairs(text, read[-1], lm_vectors, filler))
-    held = [number % 10 == 9 for number in range(len(read))]
+            states = bridge.mix(text.states)
+        parts.append(_pairs(text, states, lm_vectors, filler))
+        if not isinstance(bridge, LinearBridge):  # which has nothing to imitate
+            read.append(states)
+    held = [number % 10 == 9 for number in range(len(parts))]
     kept = _joined([part for part, out in zip(parts, held, strict=True) if not out])
     test = _joined([part for part, out in zip(parts, held, strict=True) if out]) if any(held) else kept
+    parts.clear()  # a copy
     found = solve(kept.states, kept.targets, ridge)
     variance, recognised = explained(test.targets, found(test.states)), None
     if sharpen and bool((kept.words != NO_WORD).any()):
         words = torch.unique(torch.cat([kept.words, test.words]))
-        candidates = torch.stack([filler if word == FILLER else lm_vectors[word] for word in words[words != NO_WORD]])
-        kept, test = (_numbered(part, words[words != NO_WORD]) for part in (kept, test))
+        words = words[words != NO_WORD]
+        candidates = torch.where((words == FILLER)[:, None], filler, lm_vectors[words.clamp(min=0)])
+        kept, test = (_numbered(part, words) for part in (kept, test))
         found = sharpened(kept, candidates, steps=sharpen)
         recognised = _recognised(found, test, candidates)
     imitation = None
@@ -115,12 +121,17 @@ def fit(
 
 def solve(states: Tensor, targets: Tensor, ridge: float) -> LinearMap:
     """Return the ridge regression from states (rows, encoder_dim) to targets (rows, lm_dim); computed in fp64."""
-    x, y = states.double(), targets.double()
-    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
-    centred = x - x_mean
-    gram = centred.T @ centred
+    x_mean, y_mean = states.mean(dim=0, dtype=torch.float64), targets.mean(dim=0, dtype=torch.float64)
+    gram = x_mean.new_zeros(states.shape[1], states.shape[1])
+    cross = x_mean.new_zeros(states.shape[1], targets.shape[1])
+    for x, y in zip(
+        torch.split(states, ROWS), torch.split(targets, ROWS), strict=True
+    ):  # fp64 copies of a part at a time
+        centred = x.double() - x_mean
+        gram += centred.T @ centred
+        cross += centred.T @ (y.double() - y_mean)
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    weight = torch.linalg.solve(gram, centred.T @ (y - y_mean)).T  # (lm_dim, encoder_dim)
+    weight = torch.linalg.solve(gram, cross).T  # (lm_dim, encoder_dim)
     return LinearMap(weight=weight.float(), bias=(y_mean - weight @ x_mean).float())
 
 
@@ -229,10 +240,8 @@ def _pairs(text: AlignedText, states: Tensor, lm_vectors: Tensor, filler: Tensor
     targets = weights @ lm_vectors[text.lm_ids]
     empty = torch.tensor([first == last for first, last in text.encoder_spans])
     targets[empty] = filler
-    largest = weights.max(dim=1) if len(text.lm_ids) else None
-    words = torch.full((len(states),), NO_WORD)
-    if largest is not None:
-        words = torch.where(largest.values == 1, text.lm_ids[largest.indices], words)
+    largest = weights.max(dim=1)
+    words = torch.where(largest.values == 1, text.lm_ids[largest.indices], NO_WORD)
     words[empty] = FILLER
     known = empty | (weights.sum(dim=1) > 0)
     return _Pairs(states[known], targets[known], words[known])

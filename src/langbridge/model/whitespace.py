@@ -22,10 +22,10 @@ class WhitespaceRows(nn.Module):
     def __init__(self, base: nn.Module, ids: Sequence[int]) -> None:
         super().__init__()
         self.base = base
-        self.register_buffer("ids", torch.tensor(sorted(ids)), persistent=False)
+        device = self.weight.device
+        self.register_buffer("ids", torch.tensor(sorted(ids), device=device), persistent=False)
         with torch.no_grad():
             own = self.weight.shape[0]
-            device = self.weight.device
             mean = base(torch.linspace(0, own - 1, min(own, SAMPLE), device=device).long()).float().mean(dim=0)
             rows = [base(torch.tensor([i], device=device))[0].float() if i < own else mean for i in sorted(ids)]
         self.rows = nn.Parameter(torch.stack(rows))

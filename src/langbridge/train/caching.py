@@ -8,6 +8,7 @@ from langbridge.config import Recipe
 from langbridge.data.states import About, StateCache
 from langbridge.errors import ConfigError
 from langbridge.train.dataset import Examples, ToBatch, split
+from langbridge.train.limits import Limits
 from langbridge.train.order import order_of
 from langbridge.train.processes import here
 
@@ -44,6 +45,7 @@ def build(recipe: Recipe, console: Console, *, processes: int = 1) -> StateCache
     """Fill the cache for a recipe without training it."""
     model = LangBridge.from_recipe(recipe)
     own_answers = recipe.objective.kind == "distill"
-    training, _, _ = split(recipe.data, model.collate, recipe.training.seed, own_answers=own_answers)
-    dataset = Examples(training, recipe.data, recipe.training.seed, model.collate.fits)
+    limits = Limits.of(model)
+    found = split(recipe.data, limits, recipe.training.seed, own_answers=own_answers)
+    dataset = Examples(found.training, recipe.data, recipe.training.seed, limits.fits)
     return cached(model, dataset, console, processes=processes)

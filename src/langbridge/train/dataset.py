@@ -2,19 +2,22 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch.utils.data import Dataset
 
 from langbridge.config import DataConfig
-from langbridge.data import Collator, Example, read_examples, read_prompts, read_texts
+from langbridge.data import Collator, Example
+from langbridge.data.bad import Bad, BadRecords
 from langbridge.data.cutting import with_cuts
+from langbridge.data.examples import PAIR, PROMPT, TEXT, Fields, good
 from langbridge.data.noise import glossed, shuffled
 from langbridge.data.states import StateCache
 from langbridge.errors import DataError
 from langbridge.model import Batch
+from langbridge.train.limits import Limits
 
 Item = TypeVar("Item")
 
@@ -26,9 +29,13 @@ class Examples(Dataset[Example]):
     """
 
     def __init__(
-        self, examples: Sequence[Example], data: DataConfig, seed: int, fits: Callable[[str], bool] = lambda text: True
+        self,
+        examples: Sequence[Example],
+        data: DataConfig,
+        seed: int,
+        fits: Callable[[Example], bool] = lambda example: bool(example.source.strip()),
     ) -> None:
-        """`fits`: whether a source is short enough for the encoder; one that noise makes too long stays as it is."""
+        """`fits`: whether an example can be used; one of which noise leaves nothing, or too much, stays as it is."""
         self.examples, self.data, self.seed, self.fits = examples, data, seed, fits
 
     def __len__(self) -> int:
@@ -37,58 +44,77 @@ class Examples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         epoch, record = divmod(index, len(self.examples))
         example = self.examples[record]
-        rng = random.Random(f"{self.seed}-{epoch}-{record}")
-        source = example.source
-        if example.source == example.target:  # noise only where the clean sentence is the target
-            if rng.random() < self.data.shuffle_words:
-                source = shuffled(glossed(source, self.data.gloss, rng), self.data.shuffle_reach, rng)
-            if rng.random() < self.data.plain_case:
-                source = source.lower().rstrip(".!?")
-        if self.data.cut_words:
-            source = with_cuts(source, self.data.cut_words, rng)
-        return replace(example, source=source) if self.fits(source) else example
+        changed = noised(example, self.data, random.Random(f"{self.seed}-{epoch}-{record}"))
+        return changed if changed is example or self.fits(changed) else example
 
 
-def split(
-    data: DataConfig, collate: Collator, seed: int, *, own_answers: bool = False
-) -> tuple[list[Example], list[Example], int]:
-    """Return (training, validation) examples and how many over-long records were skipped.
+def noised(example: Example, data: DataConfig, rng: random.Random) -> Example:
+    """Return an example with the noise of a recipe in its source."""
+    source = example.source
+    if example.source == example.target:  # noise only where the clean sentence is the target
+        if rng.random() < data.shuffle_words:
+            source = shuffled(glossed(source, data.gloss, rng), data.shuffle_reach, rng)
+        if rng.random() < data.plain_case:
+            source = source.lower().rstrip(".!?")
+    if data.cut_words:
+        source = with_cuts(source, data.cut_words, rng)
+    return example if source == example.source else replace(example, source=source)
 
-    `own_answers`: the LM will answer, and targets may be absent. Raises DataError when too few are left.
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Generic[Item]):
+    """What is trained on, what is held out, and what could not be used."""
+
+    training: list[Item]
+    validation: list[Item]
+    bad: BadRecords
+
+
+def split(data: DataConfig, limits: Limits, seed: int, *, own_answers: bool = False) -> Split[Example]:
+    """Read and part examples; `own_answers`: the LM will answer, and targets may be absent.
+
+    Raises DataError for records that the recipe refuses, and when too few are left.
     """
-    examples = (read_prompts if own_answers else read_examples)(data.train)
-    fitting = [example for example in examples if _fits(example, data, collate)]
-    training, validation = _parted(fitting, len(examples), data, seed)
-    if data.answers is not None:
-        training = _mix(training, data.answers)
-    return training, validation, len(examples) - len(fitting)
+    fields = PROMPT if own_answers else PAIR
+    found = parted(data, fields, Example.of, limits.excess, seed)
+    return found if data.answers is None else replace(found, training=_mix(found.training, data.answers))
 
 
-def split_texts(data: DataConfig, fits: Callable[[str], bool], seed: int) -> tuple[list[str], list[str], int]:
-    """Return (training, validation) texts and how many were skipped; raises DataError when too few are left."""
-    texts = read_texts(data.train)
-    fitting = [text for text in texts if fits(text)]
-    training, validation = _parted(fitting, len(texts), data, seed)
-    return training, validation, len(texts) - len(fitting)
+def split_texts(data: DataConfig, unfit: Callable[[str], Bad | None], seed: int) -> Split[str]:
+    """Read and part unlabelled texts; `unfit` tells why a text cannot be used. Raises DataError as `split` does."""
+    return parted(data, TEXT, lambda record: record["text"], unfit, seed)
 
 
-def _parted(fitting: list[Item], found: int, data: DataConfig, seed: int) -> tuple[list[Item], list[Item]]:
+def parted(
+    data: DataConfig,
+    fields: Fields,
+    make: Callable[..., Item],
+    unfit: Callable[[Item], Bad | None],
+    seed: int,
+) -> Split[Item]:
+    """Read all records, leave out what cannot be used, and hold some out; raises DataError."""
+    bad = watching(data)
+    fitting = []
+    for record, where in good(data.train, fields, bad):
+        item = make(record)
+        if found := unfit(item):
+            bad.add(found, where)
+        else:
+            fitting.append(item)
+    bad.check()
     random.Random(seed).shuffle(fitting)
     validation, training = fitting[: data.validation], fitting[data.validation :][: data.limit]
     if not training or not validation:
         raise DataError(
-            f"{data.train}: {found} records, {len(fitting)} within the length limits, "
+            f"{data.train}: {bad.read} records, {len(fitting)} within the length limits, "
             f"{data.validation} of them for validation: nothing is left to train on."
         )
-    return training, validation
+    return Split(training=training, validation=validation, bad=bad)
 
 
-def _fits(example: Example, data: DataConfig, collate: Collator) -> bool:
-    # a token has at least one character: most records need no tokenizer to be seen to fit
-    if max(len(collate.whole(example.source)), len(example.target)) < min(collate.longest_source, data.longest_target):
-        return True
-    source = collate.encoder_tokenizer(collate.whole(example.source), verbose=False).input_ids
-    return len(source) <= collate.longest_source and len(collate.target_ids(example.target)) <= data.longest_target
+def watching(data: DataConfig) -> BadRecords:
+    """Return an empty count of bad records with the policy of a recipe."""
+    return BadRecords(bad=data.bad_records, over_long=data.over_long, most=data.most_bad)
 
 
 def _mix(examples: list[Example], answers: float) -> list[Example]:

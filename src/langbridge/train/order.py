@@ -4,13 +4,15 @@ Knows nothing of processes and workers: they all take their share of this one or
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import Sampler
 
 from langbridge.config import TrainingConfig
+
+Item = TypeVar("Item")
 
 POOL = 32
 """Batches that are sorted by length together ..."""
@@ -52,10 +54,15 @@ class GroupedByLength(Sampler[int]):
             epoch += 1
 
     def _grouped(self, pool: list[int], first: int) -> list[int]:
-        pool.sort(key=self.length)
-        batches = [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
-        random.Random(f"{self.seed}-pool-{first}").shuffle(batches)
-        return [number for batch in batches for number in batch]
+        return grouped(pool, self.length, self.batch_size, random.Random(f"{self.seed}-pool-{first}"))
+
+
+def grouped(pool: Sequence[Item], length: Callable[[Item], int], batch_size: int, rng: random.Random) -> list[Item]:
+    """Return a pool as batches of similar length, one behind the other in random order."""
+    found = sorted(pool, key=length)
+    batches = [found[i : i + batch_size] for i in range(0, len(found), batch_size)]
+    rng.shuffle(batches)
+    return [record for batch in batches for record in batch]
 
 
 def order_of(

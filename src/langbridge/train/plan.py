@@ -4,6 +4,7 @@ Arithmetic, not measurement. FLOPs: 2 for each weight of a layer and token forwa
 passes, and once more where the weight learns; attention besides. The LM's head sees targets only.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,16 @@ from langbridge.config import Recipe
 from langbridge.errors import ConfigError
 from langbridge.model import Encoder, LanguageModel
 from langbridge.model.bridge import make_bridge
+from langbridge.model.head import MOST_LOGITS
 from langbridge.pretrained.shapes import encoder_shape, language_model_shape
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5}
 SAVED_FROZEN, SAVED_LEARNING = 32, 40
 """Bytes kept for the way back, for each layer, token and unit of width: norms, attention, gates in half precision."""
+INPUT = 2
+"""Bytes of a layer's input, for each token and unit of width: half precision."""
 SAVED_LOGIT = 10
-"""Bytes kept for each logit: half precision, fp32, and its gradient."""
+"""Bytes of each logit that is there at once: half precision, fp32, and its gradient."""
 DEVICES = (1, 4, 8)
 GIB = 2**30
 
@@ -95,22 +99,62 @@ def plan(recipe: Recipe, tokens: tuple[float, float] | None = None) -> Plan:
 
 
 def memory(found: Plan, recipe: Recipe, devices: int, *, shared: bool) -> float:
-    """Return the bytes that one of `devices` holds; `shared`: weights and their optimizer state are spread over all."""
+    """Return the bytes that one of `devices` holds; `shared`: the layers of frozen models are spread over all."""
     encoder, lm = found.encoder, found.language_model
-    lm_bytes = BYTES[recipe.language_model.quantization or recipe.language_model.dtype]
-    own = BYTES[recipe.encoder.quantization or recipe.encoder.dtype]
+    said, read = _bytes(recipe)
     learns = recipe.encoder_policy == "trained"
     half = 2.0 if learns and recipe.training.precision != "fp32" else 0.0  # autocast keeps a copy
-    held = lm.parameters * lm_bytes + encoder.parameters * (own + half) + 4.0 * found.bridge + 12.0 * found.trained
-    micro = _micro(recipe, devices)
-    saved = micro * (found.prompt + found.target) * lm.layers * lm.width * SAVED_FROZEN
-    saved += micro * found.target * (lm.head / lm.width) * SAVED_LOGIT
+    held = lm.parameters * said + encoder.parameters * (read + half) + 4.0 * found.bridge + 12.0 * found.trained
+    micro = micro_batch(recipe, devices)
+    saved = micro * (found.prompt + found.target) * _kept(lm, SAVED_FROZEN, recipe)
+    saved += min(micro * found.target, MOST_LOGITS / (lm.head / lm.width)) * (lm.head / lm.width) * SAVED_LOGIT
     if recipe.encoder_policy != "frozen":
-        saved += micro * found.source * encoder.layers * encoder.width * SAVED_LEARNING
+        saved += micro * found.source * _kept(encoder, SAVED_LEARNING, recipe)
     if shared and devices > 1:
-        gathered = lm.per_token / lm.layers * lm_bytes + encoder.per_token / encoder.layers * own
-        held = held / devices + 2 * gathered  # the layer at work and the next
+        spread = lm.per_token * said + encoder.per_token * read
+        gathered = lm.per_token / lm.layers * said + encoder.per_token / encoder.layers * read
+        held += spread / devices - spread + 2 * gathered  # the layer at work and the next
     return held + saved
+
+
+def network(found: Plan, recipe: Recipe, devices: int, *, shared: bool) -> float:
+    """Return the bytes that one of `devices` sends, and gets, in a step, by ring algorithms.
+
+    Gradients of what learns are averaged once (fp32, there and back); with `shared`, the layers of each frozen model
+    are gathered in each micro-batch, the LM's forward and backward, the encoder's forward.
+    """
+    share = (devices - 1) / devices
+    sent = 2 * share * 4.0 * found.trained
+    if shared:
+        said, read = _bytes(recipe)
+        turns = math.ceil(recipe.training.batch_size / devices / micro_batch(recipe, devices))
+        sent += turns * share * (2 * found.language_model.per_token * said + found.encoder.per_token * read)
+    return sent
+
+
+def cache_size(found: Plan, records: int) -> float:
+    """Return the bytes that the encoder states of so many different sources take on disk: half precision."""
+    return 2.0 * records * found.source * found.encoder.width
+
+
+def can_be_shared(recipe: Recipe) -> bool:
+    """Tell whether `training.shard` is possible: nothing but the bridge learns, and nothing is packed."""
+    packed = recipe.encoder.quantization or recipe.language_model.quantization
+    return recipe.encoder_policy == "frozen" and not recipe.lora.parts and packed is None
+
+
+def _bytes(recipe: Recipe) -> tuple[float, float]:
+    """Return the bytes of one weight of the LM and of the encoder."""
+    models = recipe.language_model, recipe.encoder
+    said, read = (BYTES[model.quantization or model.dtype] for model in models)
+    return said, read
+
+
+def _kept(side: Side, saved: int, recipe: Recipe) -> float:
+    """Return the bytes that a model keeps of one token: of all layers, or their inputs and one layer at work."""
+    if recipe.training.gradient_checkpointing:
+        return side.width * (side.layers * INPUT + saved)
+    return side.width * side.layers * saved
 
 
 def print_plan(recipe: Recipe, found: Plan, rate: float, console: Console) -> None:
@@ -136,19 +180,25 @@ def print_plan(recipe: Recipe, found: Plan, rate: float, console: Console) -> No
         "FLOPs"
     )
     table = Table(
-        "devices", "batch_size", "accumulate", "GiB, all on each", "GiB, weights shared", f"h at {rate:g} TFLOP/s"
+        *("devices", "batch_size", "accumulate", "GiB, all on each", "GiB, layers shared"),
+        *("MB sent a step", "MB, layers shared", f"h at {rate:g} TFLOP/s"),
     )
     for devices in DEVICES:
         each = recipe.training.batch_size / devices
-        whole, shared = (memory(found, recipe, devices, shared=spread) / GIB for spread in (False, True))
-        micro = _micro(recipe, devices)
-        cells = (f"{each:g}", f"{each / micro:g}", f"{whole:.1f}", f"{shared:.1f}", f"{found.hours(devices, rate):.1f}")
-        table.add_row(str(devices), *cells)
+        sizes = [
+            f"{count(found, recipe, devices, shared=spread) / unit:.1f}" if can_be_shared(recipe) or not spread else "-"
+            for count, unit in ((memory, GIB), (network, 1e6))
+            for spread in (False, True)
+        ]
+        turns = f"{each / micro_batch(recipe, devices):g}"
+        table.add_row(str(devices), f"{each:g}", turns, *sizes, f"{found.hours(devices, rate):.1f}")
     console.print(table)
+    size = cache_size(found, found.records) / 1e9
+    console.print(f"training.cache_states would keep {size:,.1f} GB, if every record is another and read once")
     console.print("arithmetic, not measurement: see docs/paper.md for what is counted")
 
 
-def _micro(recipe: Recipe, devices: int) -> float:
+def micro_batch(recipe: Recipe, devices: int) -> float:
     """Return the records of one micro-batch: those of the recipe, or fewer where a device has fewer."""
     training = recipe.training
     return min(training.batch_size / training.accumulate, training.batch_size / devices)
@@ -211,6 +261,10 @@ def _flops(recipe: Recipe, encoder: Side, lm: Side, bridge: int, source: float, 
     read += 4 * (1 if back == 1 else 3) * encoder.layers * encoder.width * source**2
     said = 4 * lm.per_token * length + 4 * lm.head * target  # forward, and backward to the soft prompt
     said += 3 * 2 * lm.layers * lm.width * length**2  # causal attention: half of the pairs
+    if recipe.training.gradient_checkpointing:  # forward once more
+        said += 2 * lm.per_token * length + 2 * lm.layers * lm.width * length**2
+        if back > 1:
+            read += 2 * encoder.per_token * source + 4 * encoder.layers * encoder.width * source**2
     total = read + 6 * bridge * (prompt - 1) + said
     if recipe.objective.kind == "distill" and not recipe.objective.store:
         total += 2 * lm.per_token * length + 2 * lm.head * target

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+METRICS = "metrics.jsonl"
+
 
 class Bar(TrainerCallback):
     """A progress bar with loss, LM tokens per second and remaining time; plain lines where there is no terminal."""
@@ -72,7 +74,8 @@ class Bar(TrainerCallback):
 class Metrics(TrainerCallback):
     """Appends every log and validation to `metrics.jsonl`."""
 
-    def __init__(self, path: Path, records: int) -> None:
+    def __init__(self, path: Path, records: int | None) -> None:
+        """`records`: those of an epoch; None: not known, as the data is a stream."""
         self.path, self.records = path, records
 
     def on_log(
@@ -86,12 +89,16 @@ class Metrics(TrainerCallback):
         """Write one line."""
         if state.is_world_process_zero and logs is not None:
             read = state.global_step * args.train_batch_size * args.world_size
+            logged = {"step": state.global_step, **logs, "epoch": read / (self.records or read or 1)}
+            if self.records is None:
+                del logged["epoch"]
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs, "epoch": read / self.records}) + "\n")
+                file.write(json.dumps(logged) + "\n")
 
-    def cut_after(self, step: int) -> None:
-        """Drop lines behind `step`, which a resumed run will write again."""
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+def cut_after(path: Path, step: int) -> None:
+    """Drop lines of a metrics file behind `step`, which a resumed run will write again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ from langbridge.data.parallel import sanity_set
 from langbridge.errors import CheckpointError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT
+from langbridge.model.layers import recompute
 from langbridge.train.caching import cached
 from langbridge.train.halves import Halves
 from langbridge.train.precision import measure
 from langbridge.train.processes import agreed, here, same_weights, watched
-from langbridge.train.progress import Bar, Metrics
-from langbridge.train.records import Records, records
+from langbridge.train.progress import METRICS, Bar, Metrics, cut_after
+from langbridge.train.records import Records, Skipped, records, write_bad
+from langbridge.train.sharding import asked_by_launcher, shard
 from langbridge.train.start import start
+from langbridge.train.stream import Stream, out_of_workers
 from langbridge.train.trainer import BridgeTrainer, newest_checkpoint
 from langbridge.transfer import compare
 
@@ -41,18 +44,24 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     `callbacks`: transformers' own kind, called in front of ours.
     Raises CheckpointError when `out` holds another run, ConfigError, DataError and PretrainedError for bad input.
     """
+    sharded = asked_by_launcher()
     me = here()
+    sharded = me.num_processes > 1 and (sharded or recipe.training.shard)
     console.quiet = not me.is_main_process
     with me.main_process_first():
         recipe, checkpoint = _open_folder(recipe, out, resume=resume)
     started = time.monotonic()
     set_seed(recipe.training.seed)
     model = LangBridge.from_recipe(recipe)
+    keep_less(model)
     console.print(parameters(model))
+    if slow_in_bf16(model):
+        console.print("this CPU has no instructions for bfloat16: set the models' dtype to float32 if steps are slow")
     with me.main_process_first():  # it writes what the others read
-        data = records(model, out, console)
-    note = f", {data.skipped} records skipped (too long, or nothing to learn from)" if data.skipped else ""
-    console.print(f"{len(data.dataset):,} training records, {len(data.validation)} for validation{note}")
+        data = records(model, out, console, checkpoint)
+    if me.is_main_process:
+        write_bad(data.bad, out)
+    console.print(told(data))
     if checkpoint is None:
         console.print(start(model, data.examples))
         same_weights(model)
@@ -62,18 +71,19 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     if me.is_main_process:
         recipe.write(out / CONFIG)
     halves = Halves(model)
-    if recipe.training.precision == "bf16":
+    if sharded:
+        console.print(f"{shard(model)} layers of the frozen models are spread over {me.num_processes} processes")
+    elif recipe.training.precision == "bf16":
         halves.hold()
     validator = _Validation(model, data.validation, recipe.training.evaluate_every, halves)
-    bar, metrics = Bar(lambda: trainer.tokens_seen), Metrics(out / "metrics.jsonl", len(data.dataset))
-    trainer = _trainer(model, data, out, [*callbacks, metrics, bar, validator])
-    validator.trainer = trainer
+    trainer = _trainer(model, data, out, [*callbacks, *_watchers(data, out, lambda: trainer), validator])
+    validator.trainer, trainer.sharded = trainer, sharded
     if checkpoint is not None:
         console.print(f"resuming from {checkpoint.name}")
         trainer.steps_done = int(checkpoint.name.split("-")[-1])
         if me.is_main_process:
-            metrics.cut_after(trainer.steps_done)
-    with _quiet(), watched(out):
+            cut_after(out / METRICS, trainer.steps_done)
+    with _quiet(), watched(out), out_of_workers():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     halves.release()
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # no autocast behind training
@@ -101,7 +111,7 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> tuple[Recipe, Pa
         raise CheckpointError(f"{out} already holds a run: choose another --out, delete it, or use --resume.")
     if here().is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "metrics.jsonl").unlink(missing_ok=True)
+        (out / METRICS).unlink(missing_ok=True)
     return recipe, None
 
 
@@ -116,6 +126,39 @@ def with_precision(recipe: Recipe, model: LangBridge, examples: Sequence[Example
         f"precision: {found.choice} (bf16 is {found.speedup:.2f} x as fast, its gradient's cosine {found.cosine:.4f})"
     )
     return recipe.with_training(precision=found.choice)
+
+
+def _watchers(data: Records, out: Path, trainer: Callable[[], BridgeTrainer]) -> list[TrainerCallback]:
+    """Return what shows and records a run."""
+    count = None if isinstance(data.dataset, Stream) else len(data.dataset)
+    metrics, bar = Metrics(out / METRICS, count), Bar(lambda: trainer().tokens_seen)
+    return [metrics, bar, Skipped(lambda: trainer().place, data.bad, out, console)] if count is None else [metrics, bar]
+
+
+def told(data: Records) -> str:
+    """Return lines that tell what a run trains on, and what was left out."""
+    stream = isinstance(data.dataset, Stream)
+    count = f"a stream of {len(data.dataset):,}" if stream else f"{len(data.dataset):,}"
+    lines = [f"{count} training records, {len(data.validation)} for validation", *data.bad.lines()]
+    if data.unanswered:
+        lines.append(f"{data.unanswered:,} prompts left without an answer by the LM, skipped")
+    return "\n".join(lines)
+
+
+def keep_less(model: LangBridge) -> None:
+    """Let layers compute twice where the recipe wants it; the LM's opening is then not shared, as caches are not."""
+    if model.recipe.training.gradient_checkpointing:
+        model.language_model.shares_opening = False
+        recompute(model.language_model.model)
+        if model.encoder.learns:
+            recompute(model.encoder.model)
+
+
+def slow_in_bf16(model: LangBridge) -> bool:
+    """Tell whether a frozen model computes in bf16 on a CPU that cannot."""
+    parts = (model.encoder, model.language_model)
+    on_cpu = any(p.dtype == torch.bfloat16 and p.device.type == "cpu" for part in parts for p in part.parameters())
+    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def parameters(model: LangBridge) -> str:

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 
 from langbridge.checkpoint import WEIGHTS, LangBridge, read_weights, save_weights
 from langbridge.errors import CheckpointError
+from langbridge.files import write_text
 from langbridge.model import Batch
 from langbridge.train.micro import micro_batches
 from langbridge.train.optimizer import groups
-from langbridge.train.order import GroupedByLength, order_of
+from langbridge.train.order import order_of
+from langbridge.train.sharding import as_many_everywhere
+from langbridge.train.stream import FILE, PLACE, Stream, unpacked
 
 COMPLETE = "complete"
 """File in a checkpoint that is written last; it holds the number of processes."""
@@ -27,6 +31,10 @@ class BridgeTrainer(Trainer):
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole accumulated batch
     steps_done = 0
     """Steps of the run that this one resumes."""
+    sharded = False
+    """Whether the frozen models are spread over the processes."""
+    place: Tensor | None = None
+    """Where a stream stood when its latest batch was made, as `stream.packed` gave it; None: no stream."""
     tokens_seen = 0
     """LM tokens that this process has trained on, padding not counted."""
 
@@ -57,8 +65,11 @@ class BridgeTrainer(Trainer):
         """Run a whole batch forward and backward in micro-batches, and return its loss."""
         model.train()
         settings = self.bridge_model.recipe.training
+        self.place = inputs.pop(PLACE, None)
         batch = Batch(**self._prepare_inputs(inputs))
         parts = micro_batches(self.bridge_model, batch, parts=settings.accumulate, budget=settings.token_budget)
+        if self.sharded:
+            parts = as_many_everywhere(parts, self.accelerator)
         self.tokens_seen += int(self.bridge_model.lengths(batch).sum())
         losses = []
         for number, part in enumerate(parts, start=1):
@@ -81,13 +92,18 @@ class BridgeTrainer(Trainer):
         total: Tensor = self.accelerator.gather(tokens).sum()
         return total
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> GroupedByLength:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        if isinstance(self.train_dataset, Stream):
+            return SequentialSampler(self.train_dataset)
         training = self.bridge_model.recipe.training
         return order_of(self.train_dataset, self.data_collator, training, self.args.world_size, start=self.steps_done)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint, mark it complete once every process has written its part, and drop old ones."""
         super()._save_checkpoint(model, trial)
+        if self.place is not None and self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            write_text(folder / FILE, json.dumps(unpacked(self.place)) + "\n")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             run = Path(self.args.output_dir)

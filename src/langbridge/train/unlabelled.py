@@ -14,10 +14,13 @@ from transformers import PreTrainedTokenizerBase
 
 from langbridge.config import ObjectiveConfig
 from langbridge.data import Collator, Example
+from langbridge.data.bad import ONE_PART, Bad
 from langbridge.train.dataset import ToBatch
 
 PREVIEW = 64
 """Tokens of both parts in the examples that a bridge's start and validation look at."""
+HEAD = 2000
+"""Characters of a text that are looked at to see whether it can be cut."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ def cut_place(text: str, tokens: int, collate: Collator) -> int:
     while best != places[0] and len(tokenizer(collate.whole(text[:best]), verbose=False).input_ids) > tokens:
         best = places[places.index(best) - 1]  # a part may be cut into more tokens alone than within its text
     return best
+
+
+def uncuttable(text: str, collate: Collator) -> Bad | None:
+    """Return why a text cannot be used: it has no two parts."""
+    return None if cut_place(text[:HEAD], PREVIEW, collate) else Bad(ONE_PART, f"no two parts with text: {text[:40]!r}")
 
 
 def offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:

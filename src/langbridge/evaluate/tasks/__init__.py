@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from langbridge.errors import DataError
-from langbridge.evaluate.task import CodeRunner, Setup, Task
+from langbridge.evaluate.task import Setup, Task
 from langbridge.evaluate.tasks.bbh import Bbh
+from langbridge.evaluate.tasks.humaneval import HumanEval, HumanEvalAnonymous
 from langbridge.evaluate.tasks.mgsm import Mgsm, Mgsm8Shot
 from langbridge.evaluate.tasks.msvamp import Msvamp
 from langbridge.evaluate.tasks.sib200 import Sib200
 from langbridge.evaluate.tasks.xcopa import Xcopa
+from langbridge.sandbox.host import Sandbox
 
 TASKS: dict[str, Callable[[Setup], Task]] = {
     "mgsm": lambda setup: Mgsm(setup=setup),
@@ -17,12 +19,14 @@ TASKS: dict[str, Callable[[Setup], Task]] = {
     "msvamp": lambda setup: Msvamp(setup=setup),
     "xcopa": lambda setup: Xcopa(setup=setup),
     "bbh": lambda setup: Bbh(setup=setup),
+    "humaneval": lambda setup: HumanEval(setup=setup),
+    "humaneval_anon": lambda setup: HumanEvalAnonymous(setup=setup),
     "sib200": lambda setup: Sib200(setup=setup),
 }
 """How each task is opened."""
 
 
-def open_task(name: str, data: Path | None = None, *, split: str = "test", runner: CodeRunner | None = None) -> Task:
+def open_task(name: str, data: Path | None = None, *, split: str = "test", sandbox: Sandbox | None = None) -> Task:
     """Open a task on its data: `data/<name>` where there is such a folder, `data` itself, or the hub where it is None.
 
     Raises DataError for an unknown name and for data that is not there.
@@ -35,4 +39,4 @@ def open_task(name: str, data: Path | None = None, *, split: str = "test", runne
         folder = named if named.is_dir() else data
         if not folder.is_dir():
             raise DataError(f"--data {data}: no such folder.")
-    return TASKS[name](Setup(data=folder, split=split, runner=runner))
+    return TASKS[name](Setup(data=folder, split=split, sandbox=sandbox))
