@@ -6,6 +6,7 @@ import torch
 
 from conftest import build
 from langbridge.analyse.alignment import alignment, cka, principal
+from langbridge.analyse.neutrality import order
 from langbridge.analyse.probe import language_probe
 from langbridge.analyse.representation import encoder_layers, lm_states, soft_prompts, soft_vectors, tokenisation
 from langbridge.data.examples import Example
@@ -82,3 +83,8 @@ def test_tokenisation_counts() -> None:
     assert found.unknown == pytest.approx(1 / 7)
     assert found.per_word == pytest.approx(7 / 3)
     assert found.per_sentence == 3.5
+
+
+def test_views_come_in_the_order_of_the_path() -> None:
+    views = ["bridge", "layer 0", "layer 1", "layer 10", "layer 2", "lm", "plain_lm"]
+    assert sorted(views, key=order) == ["layer 0", "layer 1", "layer 2", "layer 10", "bridge", "lm", "plain_lm"]

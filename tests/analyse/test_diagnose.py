@@ -87,6 +87,15 @@ def test_a_script_that_the_tokenizer_does_not_know() -> None:
     assert by_sign["sentences that find their translation among 4"].figure == 1.0
 
 
+def test_everything_is_looked_at_in_turn(tiny_run: Path) -> None:
+    generator = load(str(tiny_run), routing="off")
+    told: list[str] = []
+    lines = Lines(language="swh", texts=("aa b", "cc d", "ee f", "gg"), limit=4)
+    found = examine(generator, str(tiny_run), lines, (), progress=told.append)
+    assert [one.about for one in found] == sorted((one.about for one in found), key=["run", "swh"].index)
+    assert told == ["looking at the run in English", "looking at Swahili"]
+
+
 def test_recorded_results_near_guessing_are_named() -> None:
     def figure(value: float, low: float) -> dict[str, object]:
         return {"accuracy": {"bridge": {"answer": {"value": value, "ci95": [low, value + 0.1]}}}}
@@ -132,7 +141,9 @@ class TestEmbedded:
 
     def test_a_good_language_has_no_trouble(self, generator: BridgedGenerator) -> None:
         lines = Lines.read("swh", None, None, 10)
-        assert troubles(examine(generator, "embedded", lines, ())) == set()
+        found = run_signs(generator, "embedded", sanity_set().sources["eng"][:8])
+        found += language_signs(generator, "swh", lines.texts, lines.english)
+        assert troubles(found) == set()
 
     def test_an_invented_script(self, generator: BridgedGenerator) -> None:
         english = sanity_set().sources["eng"][:10]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langbridge.analyse.language_signs import language_signs, overview
-from langbridge.analyse.run_signs import run_signs
+from langbridge.analyse.run_signs import facts_signs, run_signs
 from langbridge.analyse.verdict import Finding
 from langbridge.data.parallel import sanity_set
 from langbridge.errors import DataError
@@ -63,6 +63,7 @@ def examine(
     recorded = [finding for result in read_results(list(results)) for finding in near_random(result)]
     progress("looking at the run in English")
     findings = run_signs(generator, run, sanity_set().sources[PIVOT][: lines.limit])
+    findings += facts_signs(generator)
     if lines.language:
         progress(f"looking at {name_of(lines.language)}")
         findings += language_signs(generator, lines.language, lines.texts, lines.english)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from langbridge.files import replacing
-from langbridge.languages import name_of, script_of
+from langbridge.languages import PIVOT, name_of, script_of
 
 __all__ = ["Figure", "bars", "drawable", "lines", "points", "save", "sheet"]
 
@@ -44,7 +44,9 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def colour(language: str) -> tuple[float, float, float, float]:
-    """Return the colour of a language: that of its script, so that figures can be read without a key of fifty."""
+    """Return the colour of a language: that of its script, as nobody reads a key of fifty; English is black."""
+    if language == PIVOT:
+        return 0.0, 0.0, 0.0, 1.0
     place = SCRIPTS.index(script_of(language)) if script_of(language) in SCRIPTS else len(SCRIPTS) - 1
     found: tuple[float, float, float, float] = matplotlib.colormaps["tab20"](place % 20)
     return found
@@ -60,7 +62,7 @@ def points(
     axes: Axes, places: Mapping[str, Sequence[Sequence[float]]], *, title: str, size: float = 7, alpha: float = 0.75
 ) -> None:
     """Draw (x, y) places by language, coloured by script."""
-    for language, rows in places.items():
+    for language, rows in sorted(places.items(), key=lambda item: item[0] == PIVOT):  # English on top
         xs, ys = zip(*rows, strict=True)
         axes.scatter(xs, ys, s=size, color=[colour(language)], alpha=alpha, linewidths=0, label=script_of(language))
     axes.set_title(title, fontsize=10)
@@ -70,10 +72,10 @@ def points(
 
 def key(figure: Figure, languages: Sequence[str]) -> None:
     """Draw the key of scripts below a figure."""
-    first = {script_of(language): language for language in languages}
+    first = {"English" if language == PIVOT else script_of(language): language for language in languages}
     marks = [
-        matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour(language), label=script)
-        for script, language in sorted(first.items())
+        matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour(language), label=name)
+        for name, language in sorted(first.items())
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=min(10, len(marks)), fontsize=8, frameon=False)
 

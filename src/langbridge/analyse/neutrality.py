@@ -71,7 +71,8 @@ class Neutrality(Study):
         path = self.setting.work / f"{self.text.name}-{self.count}" / f"{name}.safetensors"
         if not path.is_file():
             keep(pooled_views(self.generator, texts[: self.count]), path)
-        return safetensors.torch.load_file(path)
+        found = safetensors.torch.load_file(path)
+        return {view: found[view] for view in sorted(found, key=order)}  # the file sorts by name
 
     def _joint(self) -> Cell:
         """Probe every view; project onto axes fitted on the LM alone, as the paper does, and on both together."""
@@ -120,7 +121,10 @@ class Neutrality(Study):
             ),
             figures={
                 "layers": (_layers(rows, joint), "Mean over languages at each encoder layer, then behind the bridge."),
-                "maps": (_maps(joint), "Each dot is a sentence, coloured by script; the same axes in each row."),
+                "maps": (
+                    _maps(joint),
+                    "Each dot is a sentence, coloured by script, English black; the same axes in each row.",
+                ),
                 "languages": (_by_language(rows), "Retrieval of the English translation, by language and place."),
             },
         )
@@ -157,6 +161,13 @@ def keep(vectors: Mapping[str, Tensor], path: Path) -> None:
     """Write vectors, all or nothing."""
     with replacing(path) as temporary:
         safetensors.torch.save_file({name: value.contiguous() for name, value in vectors.items()}, temporary)
+
+
+def order(view: str) -> tuple[int, int]:
+    """Return where a view comes on the way from text to LM: encoder layers by number, then bridge and LM."""
+    if view in VIEWS:
+        return 1, list(VIEWS).index(view)
+    return 0, int(view.removeprefix("layer "))
 
 
 def place(view: str) -> str:
@@ -216,16 +227,16 @@ def _maps(joint: Cell) -> Figure:
 def _by_language(rows: Mapping[str, Any]) -> Figure:
     figure, (axes,) = sheet(width=4.6, height=1.4 + 0.19 * len(rows))
     shown = [max((v for v in next(iter(rows.values())) if v not in VIEWS), key=lambda v: _mean(rows, v)), *VIEWS]
-    order = sorted(rows, key=lambda language: rows[language][shown[0]]["retrieval"])
-    grid = np.array([[rows[language][view]["retrieval"] for view in shown] for language in order])
+    names = sorted(rows, key=lambda language: rows[language][shown[0]]["retrieval"])
+    grid = np.array([[rows[language][view]["retrieval"] for view in shown] for language in names])
     picture = axes.imshow(grid, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for up, across in np.ndindex(*grid.shape):
         value = grid[up, across]
         axes.text(
             across, up, f"{value:.2f}", ha="center", va="center", size=7, color="white" if value > 0.6 else "#222"
         )
-    axes.set_yticks(range(len(order)), [label(language) for language in order], fontsize=7.5)
-    axes.set_xticks(range(len(shown)), [f"{place(view)}" for view in shown], fontsize=7.5)
+    axes.set_yticks(range(len(names)), [label(language) for language in names], fontsize=7.5)
+    axes.set_xticks(range(len(shown)), [place(view).replace(" ", "\n", 1) for view in shown], fontsize=7.5)
     axes.spines[:].set_visible(False)
     figure.colorbar(picture, ax=axes, label="retrieval", fraction=0.04, pad=0.02)
     return figure

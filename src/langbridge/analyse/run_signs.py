@@ -82,7 +82,34 @@ def run_signs(generator: BridgedGenerator, run: str, english: Sequence[str]) -> 
         _learned(seen, heard=heard),
         _comes_through(through.gain, seen),
         _share(through.gain, alone.gain),
-        *_facts(generator),
+    ]
+
+
+def facts_signs(generator: BridgedGenerator) -> list[Finding]:
+    """Look at the LM's own English task, short questions, alone and through the bridge."""
+    questions, accepted = read_facts([PIVOT])
+    right = []
+    for system in (generator, PlainGenerator(generator.model)):
+        outputs = system.generate(questions[PIVOT], SAMPLING)
+        right.append(sum(is_right(o, a) for o, a in zip(outputs, accepted, strict=True)) / len(outputs))
+    bridged, plain = right
+    if plain < FEWEST_FACTS:
+        return []
+    bad = bridged < KEPT * plain
+    return [
+        Finding(
+            sign=f"English facts through the bridge (plain LM: {plain:.2f})",
+            about=RUN,
+            figure=bridged,
+            wanted=f"at least {KEPT * plain:.2f}",
+            trouble="the LM loses its own task through the bridge" if bad else "",
+            advice=(
+                "Train on prompts that are answered, not only on sentences that are repeated (data.answers), or by "
+                "objective.kind: distill; let English go to the plain LM (--routing by_language)."
+            )
+            if bad
+            else "",
+        )
     ]
 
 
@@ -162,7 +189,7 @@ def _comes_through(gain: float, seen: Likeness) -> Finding:
 
 def _share(gain: float, alone: float) -> Finding:
     share = gain / max(alone, 1e-6)
-    bad = gain <= COMES_THROUGH or (alone > COMES_THROUGH and share < SHARE)
+    bad = min(gain, alone) > COMES_THROUGH and share < SHARE  # where nothing comes through, that is the trouble
     return Finding(
         sign="the same, over the gain of the plain LM that reads the text itself",
         about=RUN,
@@ -173,34 +200,6 @@ def _share(gain: float, alone: float) -> Finding:
         if bad
         else "",
     )
-
-
-def _facts(generator: BridgedGenerator) -> list[Finding]:
-    """The LM's own English task: short questions, alone and through the bridge."""
-    questions, accepted = read_facts([PIVOT])
-    right = []
-    for system in (generator, PlainGenerator(generator.model)):
-        outputs = system.generate(questions[PIVOT], SAMPLING)
-        right.append(sum(is_right(o, a) for o, a in zip(outputs, accepted, strict=True)) / len(outputs))
-    bridged, plain = right
-    if plain < FEWEST_FACTS:
-        return []
-    bad = bridged < KEPT * plain
-    return [
-        Finding(
-            sign=f"English facts through the bridge (plain LM: {plain:.2f})",
-            about=RUN,
-            figure=bridged,
-            wanted=f"at least {KEPT * plain:.2f}",
-            trouble="the LM loses its own task through the bridge" if bad else "",
-            advice=(
-                "Train on prompts that are answered, not only on sentences that are repeated (data.answers), or by "
-                "objective.kind: distill; let English go to the plain LM (--routing by_language)."
-            )
-            if bad
-            else "",
-        )
-    ]
 
 
 def _nearest(vectors: Tensor, words: Tensor) -> Tensor:

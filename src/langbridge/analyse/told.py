@@ -118,10 +118,11 @@ def drawn(cells: Mapping[str, Cell], number: int) -> Figure:
     for up, heard in enumerate(rows.values()):
         for across, part in enumerate(heard):
             cosines[up, across] = part["nearest"][0][1]
-    picture = axes.imshow(cosines, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    highest = float(np.nanmax(cosines))
+    picture = axes.imshow(cosines, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
     for up, heard in enumerate(rows.values()):
         for across, part in enumerate(heard):
-            dark = cosines[up, across] > 0.6
+            dark = cosines[up, across] > 0.6 * highest
             colour = "white" if dark else "#111111"
             axes.text(across, up - 0.12, _fit(part["nearest"][0][0]), ha="center", va="center", color=colour, size=8.5)
             piece = part["piece"].replace("▁", "")
