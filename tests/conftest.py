@@ -4,6 +4,7 @@ import os
 import string
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -159,3 +160,29 @@ def benchmarks() -> Path:
     if not (folder / "mgsm").is_dir():
         pytest.skip("no benchmark data: set LANGBRIDGE_DATA to a folder that holds mgsm, msvamp, xcopa, bbh and sib200")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a random bridge between tiny models."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    fields = {
+        "encoder": {"name": str(saved["bert"])},
+        "language_model": {"name": str(saved["llama"])},
+        "prompt": {"template": TEMPLATE},
+    }
+    LangBridge.from_recipe(Recipe.of(fields, "test")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def quick(tiny_run: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that makes quick settings on the tiny run."""
+
+    from langbridge.analyse.study import Setting  # it imports matplotlib, which most tests need not wait for
+
+    def make(**fields: Any) -> Setting:
+        given = {"out": tmp_path / "out", "work": tmp_path / "work", "run": str(tiny_run), "quick": True, **fields}
+        return Setting(**given)
+
+    return make

@@ -23,6 +23,7 @@ from langbridge.commands import (
 from langbridge.errors import ConfigError, DataError, LangBridgeError
 from langbridge.evaluate_commands import data_app, evaluate, report
 from langbridge.serve_command import serve
+from langbridge.study_commands import diagnose, study
 
 if TYPE_CHECKING:
     from langbridge.generate import BridgedGenerator, Sampling
@@ -220,6 +221,8 @@ app.command()(evaluate)
 app.command()(report)
 app.command("import")(import_released)
 app.command()(calibrate)
+app.command()(study)
+app.command()(diagnose)
 app.command("lm-eval", context_settings=PASSED_ON, add_help_option=False)(lm_eval)
 app.command()(serve)
 

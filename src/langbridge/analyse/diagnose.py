@@ -1,0 +1,125 @@
+"""Why does this run, or this language of it, do badly? Signs in the order of the path: text, encoder, bridge, LM."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from langbridge.analyse.language_signs import language_signs, overview
+from langbridge.analyse.run_signs import facts_signs, run_signs
+from langbridge.analyse.verdict import Finding
+from langbridge.data.parallel import sanity_set
+from langbridge.errors import DataError
+from langbridge.evaluate.result import Result, read_results
+from langbridge.generate import BridgedGenerator
+from langbridge.languages import PIVOT, code_of, name_of, our_code
+
+CHANCE = {"xcopa": 0.5, "sib200": 1 / 7}
+"""Accuracy of guessing, where a task has choices."""
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Sentences of the language in question; `language` is empty when the run as a whole is."""
+
+    language: str = ""
+    texts: tuple[str, ...] = ()
+    english: tuple[str, ...] = ()
+    """Their translations, where they are known."""
+    limit: int = 24
+
+    @classmethod
+    def read(cls, language: str | None, text: Path | None, english: Path | None, limit: int) -> "Lines":
+        """Read sentences from files, or those of the sanity set; raises DataError."""
+        if english is not None and text is None:
+            raise DataError("--english holds translations of --text: name that file too.")
+        if text is None:
+            if language is None:
+                return cls(limit=limit)
+            known = sanity_set()
+            code = _sanity_code(language)
+            return cls(
+                language=code,
+                texts=tuple(known.sources[code][:limit]),
+                english=tuple(known.references(code)[:limit]),
+                limit=limit,
+            )
+        texts = _lines(text)
+        translations = _lines(english) if english is not None else []
+        if translations and len(texts) != len(translations):
+            raise DataError(f"{text} has {len(texts)} lines and {english} {len(translations)}; they must match.")
+        return cls(
+            language=our_code(language) if language else text.stem,
+            texts=tuple(texts[:limit]),
+            english=tuple(translations[:limit]),
+            limit=limit,
+        )
+
+
+def examine(
+    generator: BridgedGenerator, run: str, lines: Lines, results: Sequence[Path], *, progress: Note = lambda what: None
+) -> list[Finding]:
+    """Look at the run in English, then at a language, or at all of the sanity set, then at recorded results."""
+    recorded = [finding for result in read_results(list(results)) for finding in near_random(result)]
+    progress("looking at the run in English")
+    findings = run_signs(generator, run, sanity_set().sources[PIVOT][: lines.limit])
+    findings += facts_signs(generator)
+    if lines.language:
+        progress(f"looking at {name_of(lines.language)}")
+        findings += language_signs(generator, lines.language, lines.texts, lines.english)
+    else:
+        findings += overview(generator, lines.limit, progress)
+    return findings + recorded
+
+
+def near_random(result: Result) -> list[Finding]:
+    """Return a finding for each language of a recorded result whose interval reaches down to guessing."""
+    findings = []
+    for language, row in result["languages"].items():
+        if result["task"] == "transfer":
+            value, low, floor, sign = row["transfer_ratio"], row["ci95"][0], 0.0, "transfer ratio"
+        elif result["task"] == "facts":
+            value, low, floor, sign = row["bridged"], row["ci95"][0], 0.0, "facts"
+        else:
+            figure = row["accuracy"]["bridge"][result["rules"][0]]
+            value, low, floor, sign = (
+                figure["value"],
+                figure["ci95"][0],
+                CHANCE.get(result["task"], 0.0),
+                result["task"],
+            )
+        random = low <= floor
+        findings.append(
+            Finding(
+                sign=f"recorded {sign}",
+                about=language,
+                figure=value,
+                wanted=f"interval above guessing ({floor:.2f})",
+                trouble="scores like guessing" if random else "",
+                advice=f"Ask what else is wrong: `langbridge diagnose RUN --language {language}`." if random else "",
+            )
+        )
+    return findings
+
+
+def _sanity_code(language: str) -> str:
+    known = sorted(code for code in sanity_set().sources if code != PIVOT)
+    try:
+        return code_of(language, known)
+    except DataError as error:
+        raise DataError(
+            f"the sanity set has no {language}: give its sentences with --text FILE, one a line, and their English "
+            f"with --english FILE where you have it. It has {' '.join(known)}."
+        ) from error
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+    if empty := [number for number, line in enumerate(lines, start=1) if not line]:
+        raise DataError(f"{path}, line {empty[0]}: empty; wanted a sentence on each line.")
+    if len(lines) < 4:
+        raise DataError(f"{path} has {len(lines)} lines; at least 4 sentences are needed, better 20.")
+    return lines

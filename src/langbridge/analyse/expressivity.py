@@ -1,0 +1,35 @@
+"""Study `expressivity`: how much of a bridge is needed, by type of task (the paper's choice is one linear layer)."""
+
+from typing import ClassVar
+
+from langbridge.analyse.grid import Grid
+
+KINDS = {
+    "linear": ("bridge.kind=linear",),
+    "mlp-1": ("bridge.kind=mlp", "bridge.hidden_layers=1"),
+    "mlp-2": ("bridge.kind=mlp", "bridge.hidden_layers=2"),
+    "resampler": ("bridge.kind=resampler",),
+}
+
+
+class Expressivity(Grid):
+    """Every kind of bridge, on the last layer and on a learned mix of all."""
+
+    name: ClassVar[str] = "expressivity"
+    question: ClassVar[str] = "Does a more expressive bridge carry more, and for which tasks?"
+    recipe: ClassVar[str] = "recipes/embedded.yaml"
+    settings: ClassVar[dict[str, tuple[str, ...]]] = {
+        f"{kind} {layers}": (*fields, f"bridge.layers={layers}")
+        for layers in ("last", "mix")
+        for kind, fields in KINDS.items()
+    }
+    base: ClassVar[str] = "linear last"
+    facts: ClassVar[bool] = True
+    tasks: ClassVar[bool] = True
+    about: ClassVar[str] = (
+        "Linear, MLP with one and two hidden layers, and resampler, on the last layer or a mix of all."
+    )
+    limits: ClassVar[str] = (
+        "All kinds share one learning rate and one number of steps, which need not suit them equally; accuracies of "
+        "benchmarks are on their first items in a part of the languages."
+    )

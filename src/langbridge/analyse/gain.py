@@ -1,0 +1,217 @@
+"""Study `gain`: does an encoder's neutrality in a language predict what transfers from it?
+
+Transfer ratios come from recorded tables (`evaluate --task transfer --out`), neutrality is computed here on the same
+parallel text; every finished cell of study `encoder` is one more encoder, which brings both with it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from langbridge.analyse.alignment import alignment
+from langbridge.analyse.figures import Figure, named_points, sheet
+from langbridge.analyse.grid import by_setting
+from langbridge.analyse.representation import encoder_layers, tokenisation
+from langbridge.analyse.study import RESULT, Cell, Page, Setting, Study, data_name, read_study
+from langbridge.checkpoint import LangBridge
+from langbridge.config import Recipe
+from langbridge.errors import DataError
+from langbridge.evaluate.resources import pretraining, resource_class, resource_source
+from langbridge.evaluate.result import Result, read_result
+from langbridge.evaluate.statistics import ROUNDS
+from langbridge.generate import BridgedGenerator
+from langbridge.languages import PIVOT
+
+TABLES = {
+    "multilingual": ("studies/embedded/transfer_tatoeba.json", "recipes/embedded.yaml"),
+    "English only": ("studies/embedded/negative_control_tatoeba.json", "recipes/negative_control.yaml"),
+}
+"""Recorded transfer and the recipe that made the bridge, from the folder the command is called in."""
+GRID = Path("studies/encoder") / RESULT
+MEASURES = {
+    "centred": "retrieval, means taken away",
+    "retrieval": "retrieval",
+    "cka": "CKA",
+    "apart": "means apart",
+    "per_sentence": "pieces per sentence over English",
+}
+SENTENCES = 200
+FEWEST = 8
+"""Languages that a correlation needs."""
+Numbers = NDArray[np.float64]
+
+
+class Gain(Study):
+    """One cell for each encoder that there is a table of transfer for."""
+
+    name: ClassVar[str] = "gain"
+    question: ClassVar[str] = "Does neutrality of the encoder in a language predict what transfers from it?"
+    tables: ClassVar[dict[str, tuple[str, str]]] = TABLES
+    grid: ClassVar[Path] = GRID
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.text = setting.parallel()
+        self.count = setting.sentences or (8 if setting.quick else SENTENCES)
+
+    def cells(self) -> list[str]:
+        """Return the encoders."""
+        return [*self.tables, *self._grid_cells]
+
+    def basis(self) -> dict[str, Any]:
+        """Return what the cells are measured on: the tables and the data."""
+        files = {name: hashlib.sha256(_there(path).read_bytes()).hexdigest()[:16] for name, (path, _) in self._paths()}
+        return {"tables": files, "data": data_name(self.setting)}
+
+    def _paths(self) -> list[tuple[str, tuple[str, str]]]:
+        return list(self.tables.items())
+
+    @cached_property
+    def _grid_cells(self) -> dict[str, Cell]:
+        """Return the first seed of each setting of study `encoder`, where it has been run."""
+        if self.setting.quick or not self.grid.is_file():
+            return {}
+        rows = by_setting(read_study(self.grid)["cells"])
+        return {f"study encoder: {name}": next(iter(own.values())) for name, own in rows.items()}
+
+    def measure(self, cell: str) -> Cell:
+        """Return transfer and neutrality by language for one encoder."""
+        if cell in self._grid_cells:
+            known = self._grid_cells[cell]
+            return {
+                language: {"ratio": ratio, **known["neutrality"][language]} for language, ratio in known["test"].items()
+            }
+        path, recipe = self.tables[cell]
+        result = read_result(_there(path))
+        found = _encoder(recipe)
+        languages = self._languages(result)
+        return {language: self._language(found, result, language) for language in languages}
+
+    def _languages(self, result: Result) -> list[str]:
+        shared = [language for language in result["languages"] if language in self.text.sources and language != PIVOT]
+        if len(shared) < FEWEST:
+            raise DataError(
+                f"the text ({self.text.name}) and the table ({result['data']}) share {len(shared)} languages; at least "
+                f"{FEWEST} are needed. Name with --data the folder that the table was made on."
+            )
+        return shared[:FEWEST] if self.setting.quick else shared
+
+    def _language(self, generator: BridgedGenerator, result: Result, language: str) -> dict[str, Any]:
+        texts, english = self.text.sources[language][: self.count], self.text.references(language)[: self.count]
+        layer = max(generator.model.encoder.layers) if generator.model.encoder.layers else -1
+        near = alignment(encoder_layers(generator, texts)[layer], encoder_layers(generator, english)[layer])
+        own, pivot = tokenisation(generator, texts), tokenisation(generator, english)
+        seen = pretraining(generator.model.recipe.encoder.name)
+        return {
+            "ratio": result["languages"][language]["transfer_ratio"],
+            **{name: round(value, 4) for name, value in vars(near).items()},
+            "per_sentence": round(own.per_sentence / pivot.per_sentence, 4),
+            "unknown": round(own.unknown, 4),
+            "class": resource_class(language),
+            "seen": None if seen is None else language in seen[0],
+        }
+
+    def page(self, cells: Mapping[str, Cell]) -> Page:
+        """Draw each encoder's languages, and table rank correlations."""
+        rows = {name: _rows(cell) for name, cell in cells.items()}
+        rows = {name: own for name, own in rows.items() if len(own) >= FEWEST}
+        sources = ", ".join(f"`{Path(path).name}`" for path, _ in self.tables.values())
+        return Page(
+            method=(
+                f"Transfer ratios as recorded in {sources}"
+                + (" and in study `encoder`" if self._grid_cells else "")
+                + f"; neutrality on the first {self.count} sentences of each language of `{data_name(self.setting)}`, "
+                "mean-pooled states of the layer that the bridge reads, beside their English translations. Spearman's "
+                "rank correlation over languages; partial: of the ranks, once pieces per sentence (over English) and "
+                f"the resource class have been taken out by regression. Classes: {resource_source()}."
+            ),
+            result=_table(rows),
+            interval=f"Bootstrap 95% over languages ({ROUNDS} rounds).",
+            limits=(
+                "Languages are not independent (families), and a correlation over them is no cause. The class stands "
+                "for the share in pretraining, which is not published for this encoder. Sentence pairs differ from "
+                "language to language, so that both sides share the difficulty of the text. "
+                f"{len(rows)} encoders; four were aimed at: run study `encoder` first to have more."
+            ),
+            figures={"gain": (_drawn(rows), "Each point is a language; colours are scripts.")},
+        )
+
+
+def spearman(left: Numbers, right: Numbers) -> float:
+    """Return the rank correlation; 0 where one side is constant."""
+    one, two = rankdata(left), rankdata(right)
+    if one.std() == 0 or two.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one, two)[0, 1])
+
+
+def partial_spearman(left: Numbers, right: Numbers, controls: Numbers) -> float:
+    """Return the correlation of the ranks of two sides, with the ranks of controls (rows, controls) regressed out."""
+    ranks = [rankdata(side) for side in (left, right)]
+    known = np.column_stack([np.ones(len(left)), *(rankdata(column) for column in controls.T)])
+    rest = [side - known @ np.linalg.lstsq(known, side, rcond=None)[0] for side in ranks]
+    if min(side.std() for side in rest) < 1e-9:
+        return 0.0
+    return float(np.corrcoef(*rest)[0, 1])
+
+
+def _rows(cell: Cell) -> dict[str, dict[str, Any]]:
+    return {language: row for language, row in cell.items() if isinstance(row, dict)}
+
+
+def _table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    lines = ["| encoder | languages | measure | rank correlation | 95% | partial | 95% |", "|" + "---|" * 7]
+    for name, own in rows.items():
+        for measure, title in MEASURES.items():
+            if any(measure not in row for row in own.values()):
+                continue
+            whole, partial = _correlations(list(own.values()), measure)
+            lines.append(f"| {name} | {len(own)} | {title} | {_shown(whole)} | {_shown(partial)} |")
+    return "\n".join(lines)
+
+
+def _correlations(
+    rows: Sequence[Mapping[str, Any]], measure: str
+) -> tuple[tuple[float, float, float], tuple[float, float, float] | None]:
+    """Return (value, low, high) of the rank correlation with transfer, plain and partial; None without controls."""
+    kept = [row for row in rows if row[measure] is not None and np.isfinite(row[measure])]
+    values, ratios = (np.array([row[name] for row in kept], dtype=np.float64) for name in (measure, "ratio"))
+    draws = np.random.default_rng(0).integers(0, len(kept), (ROUNDS, len(kept)))
+    rounds = [spearman(values[chosen], ratios[chosen]) for chosen in draws]
+    whole = (spearman(values, ratios), *(float(end) for end in np.percentile(rounds, [2.5, 97.5])))
+    if measure == "per_sentence" or not all(row.get("class") is not None and "per_sentence" in row for row in kept):
+        return whole, None  # type: ignore[return-value]
+    controls = np.array([[row["per_sentence"], row["class"]] for row in kept], dtype=np.float64)
+    rounds = [partial_spearman(values[chosen], ratios[chosen], controls[chosen]) for chosen in draws]
+    ends = np.percentile(rounds, [2.5, 97.5])
+    return whole, (partial_spearman(values, ratios, controls), float(ends[0]), float(ends[1]))  # type: ignore[return-value]
+
+
+def _shown(figure: tuple[float, float, float] | None) -> str:
+    return " | " if figure is None else f"{figure[0]:+.2f} | {figure[1]:+.2f} to {figure[2]:+.2f}"
+
+
+def _drawn(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+    figure, axes = sheet(2, max(1, len(rows)), width=5.0, height=3.9)
+    for number, (name, own) in enumerate(rows.items()):
+        for turn, measure in enumerate(("cka", "apart")):
+            places = {language: (row[measure], row["ratio"]) for language, row in own.items()}
+            named_points(axes[2 * number + turn], places, x=MEASURES[measure], y="transfer ratio", title=name)
+    return figure
+
+
+def _encoder(recipe: str) -> BridgedGenerator:
+    """Return the models of a recipe with an untrained bridge: only what is in front of it is looked at."""
+    return BridgedGenerator(LangBridge.from_recipe(Recipe.read(_there(recipe))).eval())
+
+
+def _there(path: str) -> Path:
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file. Call from the repository's folder, where the recorded tables are.")
+    return Path(path)

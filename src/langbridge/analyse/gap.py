@@ -1,0 +1,193 @@
+"""Study `gap`: what closes the transfer gap, on English alone? One table of everything that was tried."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from langbridge.analyse.grid import Grid, by_setting, macro, over_seeds
+from langbridge.analyse.representation import encoder_layers
+from langbridge.analyse.study import Cell
+from langbridge.generate import BridgedGenerator
+from langbridge.transfer import compare
+
+BARE = (
+    "bridge.layers=last",
+    "bridge.token_dropout=0",
+    "data.shuffle_words=0",
+    "data.gloss=0",
+    "data.plain_case=0",
+    "data.cut_words=0",
+)
+"""The plain linear bridge: the paper's, warm-started, on English as it is written."""
+VARIED = ("data.shuffle_words=0.8", "data.gloss=0.5", "data.plain_case=0.3", "data.cut_words=0.3")
+NOISE = 0.5
+RANKS = (32, 128)
+WANTED = 0.08
+
+
+class Noise(TrainerCallback):
+    """Adds Gaussian noise to what the bridge reads while it learns, in spreads of each feature over the batch."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hook the bridge."""
+        self.hook = kwargs["model"].bridge.register_forward_pre_hook(self.disturb)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the bridge as it was."""
+        self.hook.remove()
+
+    def disturb(self, bridge: Any, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return disturbed states; none while validating."""
+        states, mask = inputs
+        if not bridge.training:
+            return inputs
+        spread = states[mask.bool()].std(dim=0, keepdim=True)
+        return states + self.size * spread * torch.randn_like(states), mask
+
+
+class LowRank(TrainerCallback):
+    """Keeps the linear bridge's weight at a rank: projected after every step."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drop all but the largest singular values."""
+        weight = kwargs["model"].bridge.linear.weight
+        weight.copy_(at_rank(weight, self.rank))
+
+
+def at_rank(weight: Tensor, rank: int) -> Tensor:
+    """Return the nearest matrix of that rank."""
+    left, sizes, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    found: Tensor = ((left[:, :rank] * sizes[:rank]) @ right[:rank]).to(weight)
+    return found
+
+
+class Gap(Grid):
+    """Everything that keeps to English, one change at a time, then together."""
+
+    name: ClassVar[str] = "gap"
+    question: ClassVar[str] = "What raises transfer without a word of another language in training?"
+    base: ClassVar[str] = "plain linear"
+    settings: ClassVar[dict[str, tuple[str, ...]]] = {
+        "plain linear": BARE,
+        "state noise": BARE,
+        "token dropout": (*BARE, "bridge.token_dropout=0.15"),
+        **{f"rank {rank}": BARE for rank in RANKS},
+        "centred": BARE,
+        "layer 11": (*BARE, "bridge.layers=[11]"),
+        "layer mix": (*BARE, "bridge.layers=mix"),
+        "words moved": (*BARE, "data.shuffle_words=0.8"),
+        "words moved and lost": (*BARE, "data.shuffle_words=0.8", "data.gloss=0.5"),
+        "words cut": (*BARE, "data.cut_words=0.3"),
+        "varied": (*BARE, *VARIED),
+        "four times as long": BARE,
+        "distilled": (*BARE, "objective.kind=distill"),
+        "layer 11 varied dropout": (*BARE, *VARIED, "bridge.layers=[11]", "bridge.token_dropout=0.15"),
+        "layer mix varied dropout": (*BARE, *VARIED, "bridge.layers=mix", "bridge.token_dropout=0.15"),
+    }
+    facts: ClassVar[bool] = True
+    about: ClassVar[str] = (
+        "The plain linear bridge on the last layer, warm-started; then one change at a time: Gaussian noise of half a "
+        "spread on its input while it learns, states hidden, a weight of low rank (projected after each step), the "
+        "mean state of each language replaced by that of English when it is used (which takes unlabelled sentences of "
+        "the language), another layer or all mixed, English made to look foreign, four times the steps, distillation; "
+        "then the best together."
+    )
+    limits: ClassVar[str] = (
+        "`centred` is the only one that sees other languages, and only when the bridge is used. Contrast between "
+        "English paraphrases was not tried."
+    )
+
+    def fields(self, name: str) -> Sequence[str]:
+        """Lengthen what is to be longer."""
+        longer = (f"training.steps={4 * self.step_count}",) if name == "four times as long" else ()
+        return [*self.settings[name], *longer]
+
+    def callbacks(self, name: str) -> Sequence[TrainerCallback]:
+        """Return what disturbs or binds the bridge while it learns."""
+        if name == "state noise":
+            return [Noise(NOISE)]
+        return [LowRank(int(name.split()[1]))] if name.startswith("rank ") else []
+
+    def measure(self, cell: str) -> Cell:
+        """Measure as every grid does; transfer of `centred` is that of centred states."""
+        self.centring = cell.startswith("centred")
+        return super().measure(cell)
+
+    def measured(self, generator: BridgedGenerator) -> Cell:
+        """Replace transfer where each language is centred first."""
+        cell = super().measured(generator)
+        for part, text in self.texts().items() if self.centring else ():
+            pivot = text.pivot_sample(self.sentence_count)
+            gain = compare(generator, pivot, pivot).gain
+            for language, sources in text.sources.items():
+                cell[part][language] = centred_ratio(generator, sources, text.references(language), gain)
+        return cell
+
+    def table(self, cells: Mapping[str, Cell]) -> str:
+        """Add the verdict: does anything raise transfer by what is wanted?"""
+        rows = by_setting(cells)
+        if self.base not in rows:
+            return super().table(cells)
+        gains = {}
+        for name, own in rows.items():
+            paired = [
+                macro(own[seed]["test"]) - macro(rows[self.base][seed]["test"])
+                for seed in own
+                if seed in rows[self.base]
+            ]
+            if name != self.base and paired:
+                gains[name] = over_seeds(paired)
+        if not gains:
+            return super().table(cells)
+        chosen = max(gains, key=lambda name: macro_development(rows[name]))
+        mean, half = gains[chosen]
+        verdict = "reaches" if mean >= WANTED else "does not reach"
+        return (
+            f"{super().table(cells)}\n\nChosen on the development languages: `{chosen}`; on the test languages it is "
+            f"{mean:+.3f} ± {half:.3f} from `{self.base}`, which {verdict} the aim of +{WANTED}."
+        )
+
+
+def macro_development(own: Mapping[int, Cell]) -> float:
+    """Return the mean over languages and seeds."""
+    return over_seeds([macro(cell["development"]) for cell in own.values()])[0]
+
+
+def centred_ratio(
+    generator: BridgedGenerator, texts: Sequence[str], english: Sequence[str], pivot_gain: float
+) -> float:
+    """Return a language's transfer ratio when its mean state is replaced by that of its English translations.
+
+    `pivot_gain`: nats per token that English, as it is, is worth.
+    """
+    with centred(generator, texts, english):
+        return round(compare(generator, texts, english).gain / pivot_gain, 4)
+
+
+@contextlib.contextmanager
+def centred(generator: BridgedGenerator, texts: Sequence[str], english: Sequence[str]) -> Iterator[None]:
+    """Shift what the encoder gives, for a while, by English mean minus the mean of `texts`."""
+    encoder = generator.model.encoder
+    chosen = encoder.layers or (encoder.depth,)
+    means = [encoder_layers(generator, part).mean(dim=1) for part in (texts, english)]  # (layers + 1, width)
+    shift = torch.cat([(means[1] - means[0])[layer] for layer in chosen])
+
+    def moved(module: Any, inputs: Any, states: Tensor) -> Tensor:
+        return states + shift.to(states)
+
+    hook = encoder.register_forward_hook(moved)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,265 @@
+"""Training grids: settings x seeds, each cell a bridge that is trained, measured and thrown away.
+
+Every cell goes on from its newest checkpoint; cells are made seed by seed, so that an unfinished grid still compares
+all settings. Choices are for the development languages; test languages are only looked at.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.stats import t as student
+from transformers import TrainerCallback
+
+from langbridge.analyse.figures import Figure, bars, sheet
+from langbridge.analyse.measures import facts_accuracy, neutrality, task_accuracy, transfer_ratios
+from langbridge.analyse.study import Cell, Page, Setting, Study, data_name
+from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
+from langbridge.config import Recipe
+from langbridge.data.parallel import Parallel, sanity_set
+from langbridge.errors import ConfigError
+from langbridge.generate import BridgedGenerator
+from langbridge.languages import DEVELOPMENT, PIVOT
+from langbridge.train import train
+
+TASKS = ("sib200", "xcopa")
+QUICK = (
+    "training.batch_size=8",
+    "training.accumulate=1",
+    "warm_start.sentences=32",
+    "warm_start.sharpen=10",
+    "data.limit=64",
+    "data.validation=8",
+)
+PARTS = {"development": "transfer, development", "test": "transfer, test"}
+
+
+class Grid(Study):
+    """Inherit from this: name, question, settings, base and what else differs."""
+
+    recipe: ClassVar[str] = "recipes/demo.yaml"
+    """Recipe where none is named, from the folder the command is called in."""
+    settings: ClassVar[dict[str, tuple[str, ...]]]
+    """Name -> fields of the recipe; a name has no comma."""
+    base: ClassVar[str]
+    """The setting that the others are compared with, seed by seed."""
+    steps: ClassVar[int] = 100
+    sentences: ClassVar[int] = 40
+    facts: ClassVar[bool] = False
+    tasks: ClassVar[bool] = False
+    """Whether benchmarks of the data folder are asked too."""
+    about: ClassVar[str]
+    """What the settings are, for the page."""
+    limits: ClassVar[str] = ""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.path = setting.recipe or Path(self.recipe)
+        if not self.path.is_file():
+            raise ConfigError(f"{self.path}: no such recipe. Call from the repository's folder, or name --recipe.")
+
+    def chosen(self) -> list[str]:
+        """Return the names of the settings that are run."""
+        names = list(self.settings)
+        if self.setting.only:
+            names = [name for name in names if name.startswith(self.setting.only)]
+            if not names:
+                raise ConfigError(f"--only {','.join(self.setting.only)}: settings are {', '.join(self.settings)}.")
+        elif self.setting.quick:
+            names = [self.base, next(name for name in reversed(names) if name != self.base)]
+        return names
+
+    def cells(self) -> list[str]:
+        """Return all settings with the first seed, then with the next."""
+        seeds = self.setting.seeds[:1] if self.setting.quick else self.setting.seeds
+        return [f"{name}, seed {seed}" for seed in seeds for name in self.chosen()]
+
+    def basis(self) -> dict[str, Any]:
+        """Return what decides the cells."""
+        return {
+            "recipe": self.path.name,
+            "steps": self.step_count,
+            "data": data_name(self.setting),
+            "set": list(self.setting.overrides),
+        }
+
+    def ready(self, cells: Mapping[str, Cell]) -> bool:
+        """A page can be written from the first cell on."""
+        return bool(cells)
+
+    @property
+    def step_count(self) -> int:
+        """Steps of a cell, unless its setting says otherwise."""
+        return self.setting.steps or (4 if self.setting.quick else self.steps)
+
+    def fields(self, name: str) -> Sequence[str]:
+        """Return the fields of one setting; a study may write files for it first."""
+        return self.settings[name]
+
+    def callbacks(self, name: str) -> Sequence[TrainerCallback]:
+        """Return what else takes part in one setting's training."""
+        return ()
+
+    def generator(self, name: str, model: LangBridge) -> BridgedGenerator:
+        """Return what is measured: the trained model, unless a setting changes it afterwards."""
+        return BridgedGenerator(model, batch_size=48)
+
+    def read_recipe(self, name: str, seed: int) -> Recipe:
+        """Return the recipe of one cell: validation at the end only, a checkpoint every quarter."""
+        own = [*self.fields(name), *(QUICK if self.setting.quick else ()), *self.setting.overrides]
+        stated = [field.split("=")[1] for field in own if field.startswith("training.steps=")]
+        steps = int(stated[-1]) if stated and not self.setting.quick else self.step_count
+        common = [
+            f"training.steps={steps}",
+            f"training.seed={seed}",
+            f"training.evaluate_every={steps}",
+            f"training.save_every={max(1, steps // 4)}",
+        ]
+        return Recipe.read(self.path, [*own, *common])
+
+    def measure(self, cell: str) -> Cell:
+        """Train one bridge, measure it, and drop it."""
+        name, _, seed = cell.rpartition(", seed ")
+        folder = self.setting.work / "".join(letter if letter.isalnum() else "-" for letter in cell)
+        model = trained(self.read_recipe(name, int(seed)), folder, self.callbacks(name)).eval()
+        found = self.measured(self.generator(name, model))
+        found["results"] = model.results
+        found["parameters"] = sum(value.numel() for value in model.trained().values())
+        found["losses"] = losses(folder / "metrics.jsonl")
+        shutil.rmtree(folder)
+        return found
+
+    def measured(self, generator: BridgedGenerator) -> Cell:
+        """Return transfer by language, development and test apart, and whatever else the study asks."""
+        cell: Cell = {}
+        for part, text in self.texts().items():
+            english, ratios = transfer_ratios(generator, text, self.sentence_count)
+            cell[part], cell[f"english_nll_{part}"] = ratios, english
+        cell["neutrality"] = neutrality(generator, self.texts()["test"], self.sentence_count)
+        if self.facts:
+            cell["facts"] = facts_accuracy(generator, quick=self.setting.quick)
+        data = self.setting.data
+        for task in TASKS if self.tasks else ():
+            if data is not None and (data / task).is_dir():
+                answers = self.setting.work / "answers"
+                cell[task] = task_accuracy(generator, task, data, answers, quick=self.setting.quick)
+        return cell
+
+    @property
+    def sentence_count(self) -> int:
+        """Sentences of each language."""
+        return self.setting.sentences or (4 if self.setting.quick else self.sentences)
+
+    def texts(self) -> dict[str, Parallel]:
+        """Return the development languages, and the others."""
+        text = self.setting.parallel()
+        first = text if set(DEVELOPMENT) <= set(text.sources) else sanity_set()
+        others = [language for language in text.sources if language not in (*DEVELOPMENT, PIVOT)]
+        return {
+            "development": first.choose(DEVELOPMENT, self.sentence_count),
+            "test": text.choose(others[:2] if self.setting.quick else others, self.sentence_count),
+        }
+
+    def page(self, cells: Mapping[str, Cell]) -> Page:
+        """Table all settings, and draw transfer to the test languages."""
+        return Page(
+            method=(
+                f"{self.about} Each bridge is trained on English alone by `{self.path.name}` for {self.step_count} "
+                "steps unless its name says otherwise, and measured by the mean transfer ratio over the development "
+                f"languages ({', '.join(DEVELOPMENT)}) and over {len(next(iter(cells.values()))['test'])} test "
+                f"languages of `{data_name(self.setting)}`, {self.sentence_count} sentences each. In brackets: the "
+                f"difference from `{self.base}`, seed by seed."
+            ),
+            result=self.table(cells),
+            interval="± is half of the 95% interval of Student's t over seeds; with one seed there is none (–).",
+            limits=(
+                f"{self.limits} Small models and few steps: what wins here need not win with mT5-XL and a 7B LM. The "
+                "interval is over seeds of training, on the same sentences and languages."
+            ).strip(),
+            figures=self.figures(cells),
+        )
+
+    def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
+        """Draw the mean transfer ratio of the test languages by setting."""
+        rows = by_setting(cells)
+        figure, (axes,) = sheet(width=6.2, height=1.2 + 0.3 * len(rows))
+        shown = {}
+        for name, own in rows.items():
+            mean, half = over_seeds([macro(cell["test"]) for cell in own.values()])
+            shown[name] = (mean, mean - half, mean + half)
+        bars(axes, shown, title="Mean transfer ratio, test languages", x="transfer ratio")
+        return {"transfer": (figure, "Bars: mean over languages and seeds; lines: 95% interval over seeds.")}
+
+    def table(self, cells: Mapping[str, Cell]) -> str:
+        """Return all settings as Markdown."""
+        rows = by_setting(cells)
+        extra = [task for task in ("facts", *TASKS) if any(task in cell for cell in cells.values())]
+        heads = [*PARTS.values(), "English nll", *extra]
+        lines = [f"| setting | weights | seeds | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 3)}"]
+        best = ("", -math.inf)
+        for name, own in rows.items():
+            columns = [self._compared(name, rows, part) for part in PARTS]
+            nll = np.mean([cell["english_nll_development"] for cell in own.values()])
+            columns.append(f"{nll:.3f}")
+            columns += [self._compared(name, rows, task) for task in extra]
+            weights = next(iter(own.values()))["parameters"]
+            lines.append(f"| {name} | {weights:,} | {len(own)} | {' | '.join(columns)} |")
+            mean = float(np.mean([macro(cell["development"]) for cell in own.values()]))
+            best = max(best, (name, mean), key=lambda pair: pair[1])
+        return "\n".join([*lines, f"\nBest on the development languages: `{best[0]}` ({best[1]:.3f})."])
+
+    def _compared(self, name: str, rows: Mapping[str, Mapping[int, Cell]], part: str) -> str:
+        own = {seed: macro(cell[part]) for seed, cell in rows[name].items() if part in cell}
+        if not own:
+            return ""
+        base = {seed: macro(cell[part]) for seed, cell in rows.get(self.base, {}).items() if part in cell}
+        paired = [own[seed] - base[seed] for seed in own if seed in base]
+        gap = f" ({_figure(paired, sign='+')})" if paired and name != self.base else ""
+        return _figure(list(own.values())) + gap
+
+
+def trained(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> LangBridge:
+    """Return the trained model of a cell: as it is on disk, gone on with, or from the start."""
+    if (folder / WEIGHTS).is_file() and (folder / METADATA).is_file():
+        return LangBridge.from_pretrained(folder)
+    begun = any(path.joinpath("trainer_state.json").is_file() for path in folder.glob("checkpoint-*"))
+    if not begun:
+        shutil.rmtree(folder, ignore_errors=True)
+    return train(recipe, folder, resume=begun, callbacks=callbacks)
+
+
+def losses(path: Path) -> list[list[float]]:
+    """Return (step, training loss) pairs of a run's log."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [[record["step"], round(record["loss"], 4)] for record in records if "loss" in record]
+
+
+def by_setting(cells: Mapping[str, Cell]) -> dict[str, dict[int, Cell]]:
+    """Return cells by setting and seed."""
+    found: dict[str, dict[int, Cell]] = {}
+    for name, cell in cells.items():
+        setting, _, seed = name.rpartition(", seed ")
+        found.setdefault(setting, {})[int(seed)] = cell
+    return found
+
+
+def macro(ratios: Mapping[str, float]) -> float:
+    """Return the unweighted mean over languages."""
+    return float(np.mean(list(ratios.values())))
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean over seeds and the half-width of its 95% interval (Student's t); nan for one seed."""
+    if len(values) < 2:
+        return float(np.mean(values)), math.nan
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)), float(student.ppf(0.975, len(values) - 1)) * spread
+
+
+def _figure(values: Sequence[float], sign: str = "") -> str:
+    mean, half = over_seeds(values)
+    return f"{mean:{sign}.3f} ± {'–' if math.isnan(half) else f'{half:.3f}'}"

@@ -1,0 +1,52 @@
+"""What a diagnosis found: one line for each sign, and its trouble in plain words."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from langbridge.checkpoint import versions
+from langbridge.files import write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One sign that was looked at."""
+
+    sign: str
+    """What was measured."""
+    about: str
+    """`run`, or the language it was measured on."""
+    figure: float
+    wanted: str
+    """The threshold, in words."""
+    trouble: str = ""
+    """Short name of what is wrong; empty: nothing."""
+    advice: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.trouble
+
+
+def print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Print all signs, then each trouble with what to do."""
+    table = Table("", "about", "sign", "figure", "wanted")
+    for found in findings:
+        table.add_row("ok" if found.ok else "BAD", found.about, found.sign, f"{found.figure:.2f}", found.wanted)
+    console.print(table)
+    troubles = [found for found in findings if not found.ok]
+    for found in troubles:
+        console.print(f"{found.about}: {found.trouble}. {found.advice}", soft_wrap=True)
+    if not troubles:
+        console.print("No trouble found.")
+
+
+def write_findings(findings: Sequence[Finding], path: Path, run: str) -> None:
+    """Write the findings as JSON."""
+    whole = {"run": run, "findings": [asdict(found) for found in findings], "versions": versions()}
+    write_text(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")

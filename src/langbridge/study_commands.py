@@ -1,0 +1,137 @@
+"""`langbridge study` and `langbridge diagnose`: why it works, and why it does not. Imports late, as `cli` does."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from langbridge.commands import Dtype, ProgressBar, RunArgument
+from langbridge.errors import ConfigError, DataError
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="A study; `list` names them.")],
+    quick: Annotated[bool, typer.Option("--quick", help="A small part of everything: does it run?")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the result; default: studies/NAME.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="What is only needed meanwhile; default: runs/studies/NAME.")
+    ] = None,
+    run: Annotated[str, typer.Option(help="Run that is looked at, where nothing is trained.")] = "embedded",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of data sets, or of parallel text; default: the sanity set.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe that trainings begin with.")] = None,
+    sentences: Annotated[int | None, typer.Option(help="First so many sentences of each language.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of a cell.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of trainings, with commas.")] = "1,2,3",
+    only: Annotated[str, typer.Option(help="Only cells whose names begin with these, with commas.")] = "",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe.")] = None,
+    dtype: Dtype = None,
+) -> None:
+    """Run one of the studies of why it works; what is done already is not done again."""
+    try:
+        from langbridge.analyse.studies import STUDIES
+        from langbridge.analyse.study import Setting, conduct
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("matplotlib", "scipy", "sklearn"):
+            raise ConfigError(f"{error.name} is not installed: pip install 'langbridge-lm[analyse]'.") from error
+        raise
+    if name == "list":
+        for known, kind in STUDIES.items():
+            typer.echo(f"{known:14} {kind.question}")
+        return
+    if name not in STUDIES:
+        raise DataError(f"no study named {name!r}; known: {', '.join(STUDIES)}.")
+    from langbridge.pretrained import quiet
+
+    quiet()
+    place = f"quick/{name}" if quick else name
+    work = work or Path("runs/studies") / place
+    setting = Setting(
+        out=out or (work / "result" if quick else Path("studies") / name),
+        work=work,
+        run=run,
+        data=data,
+        recipe=recipe,
+        sentences=sentences,
+        steps=steps,
+        seeds=_seeds(seeds),
+        only=tuple(part.strip() for part in only.split(",") if part.strip()),
+        overrides=tuple(overrides or ()),
+        dtype=dtype,
+        quick=quick,
+        command=_command(name, run, data, recipe, sentences, steps, seeds, only, overrides, dtype, quick),
+    )
+    with ProgressBar(name) as bar:
+        page = conduct(STUDIES[name](setting), bar.move_to)
+    typer.echo(f"page: {page}")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text}: wanted whole numbers with commas, such as 1,2,3.") from error
+    if not found or min(found) < 0:
+        raise ConfigError(f"--seeds {text}: wanted at least one, and none negative.")
+    return found
+
+
+def _command(
+    name: str,
+    run: str,
+    data: Path | None,
+    recipe: Path | None,
+    sentences: int | None,
+    steps: int | None,
+    seeds: str,
+    only: str,
+    overrides: list[str] | None,
+    dtype: str | None,
+    quick: bool,
+) -> str:
+    """Return the call as the page shows it: folders by their names, so that no machine's paths are written down."""
+    parts = ["langbridge study", name]
+    parts += ["--quick"] if quick else []
+    parts += [f"--run {Path(run).name}"] if run != "embedded" else []
+    parts += [f"--{key} {value.name}" for key, value in (("data", data), ("recipe", recipe)) if value is not None]
+    parts += [f"--{key} {value}" for key, value in (("sentences", sentences), ("steps", steps)) if value is not None]
+    parts += [f"--seeds {seeds}"] if seeds != "1,2,3" else []
+    parts += [f"--only '{only}'"] if only else []
+    parts += [f"--set {field}" for field in overrides or ()]
+    parts += [f"--dtype {dtype}"] if dtype is not None else []
+    return " ".join(parts)
+
+
+def diagnose(
+    run: RunArgument,
+    language: Annotated[
+        str | None, typer.Option(help="Code of the language that does badly, such as sw or swh.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="Its sentences, one a line; default: the sanity set's.")] = None,
+    english: Annotated[
+        Path | None, typer.Option(help="Their English translations, line by line: more can be told.")
+    ] = None,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="What `evaluate --out` wrote of this run; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=4, help="First so many sentences.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
+    dtype: Dtype = None,
+) -> None:
+    """Tell what is wrong with a run, or with one language of it: figure, threshold, advice."""
+    from rich.console import Console
+
+    from langbridge.analyse.diagnose import Lines, examine
+    from langbridge.analyse.verdict import print_findings, write_findings
+    from langbridge.pretrained import quiet
+    from langbridge.routing import load
+
+    quiet()
+    lines = Lines.read(language, text, english, limit)  # complains before models are loaded
+    generator = load(run, routing="off", dtype=dtype)
+    with Console(stderr=True).status("looking") as status:
+        findings = examine(generator, run, lines, results or (), progress=lambda what: status.update(what))
+    print_findings(findings, Console(highlight=False))
+    if out is not None:
+        write_findings(findings, out, run)

@@ -1,0 +1,69 @@
+"""`langbridge study` and `langbridge diagnose` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from langbridge.cli import main
+from langbridge.data.parallel import sanity_set
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line in this process; returns its exit status."""
+    monkeypatch.setattr("sys.argv", ["langbridge", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_studies_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "study", "list") == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [
+        "neutrality", "gain", "encoder", "freezing", "expressivity", "unseen", "budget", "data", "told", "gap",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("study", "astrology"), "no study named 'astrology'; known: neutrality"),
+        (("study", "told", "--seeds", "one"), "wanted whole numbers"),
+        (("study", "gap", "--recipe", "absent.yaml"), "absent.yaml: no such recipe"),
+        (("diagnose", "embedded", "--language", "quy"), "the sanity set has no quy"),
+        (("diagnose", "runs/absent"), "no such run folder"),
+    ],
+)
+def test_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], complaint: str
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_study_writes_where_it_is_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "study", "told", "--quick", "--run", str(tiny_run)) == 0
+    page = tmp_path / capsys.readouterr().out.split("page: ")[1].strip()
+    text = page.read_text(encoding="utf-8")
+    assert "`langbridge study told --quick --run tiny`" in text
+    assert not (tmp_path / "studies").exists()  # a quick result is not for the repository
+
+
+def test_a_diagnosis_is_printed_and_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "swh.txt"
+    text.write_text("\n".join(sanity_set().sources["swh"][:5]), encoding="utf-8")
+    out = tmp_path / "found.json"
+    assert call(monkeypatch, "diagnose", str(tiny_run), "--text", str(text), "--limit", "5", "--out", str(out)) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(out.read_text(encoding="utf-8"))["findings"]
+    assert {one["about"] for one in found} == {"run", "swh"}
+    for one in found:
+        if one["trouble"]:
+            assert one["trouble"] in printed
+            assert one["advice"]

@@ -1,0 +1,176 @@
+"""Diagnosis: each sign against what it must say, on tiny models; the real pair at the end."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import build
+from langbridge.analyse.diagnose import Lines, examine, near_random
+from langbridge.analyse.language_signs import _above_chance, language_signs, overview
+from langbridge.analyse.run_signs import affinity, entropy, likeness, run_signs
+from langbridge.analyse.verdict import Finding
+from langbridge.checkpoint import LangBridge
+from langbridge.data.parallel import sanity_set
+from langbridge.errors import DataError
+from langbridge.generate import BridgedGenerator
+from langbridge.routing import load
+
+
+def troubles(findings: list[Finding]) -> set[str]:
+    return {found.trouble for found in findings if found.trouble}
+
+
+def test_entropy_is_in_bits() -> None:
+    assert entropy(torch.tensor([3, 3, 3])) == 0.0
+    assert entropy(torch.arange(8)) == pytest.approx(3.0)
+
+
+def test_random_weights_write_anywhere_and_words_where_words_lie() -> None:
+    torch.manual_seed(0)
+    words = torch.randn(500, 40) * torch.linspace(0.1, 3, 40)
+    assert affinity(torch.randn(40, 300), words) == pytest.approx(1.0, abs=0.1)
+    assert affinity(words[:300].T, words) > 1.4
+
+
+def test_what_coins_stay_below() -> None:
+    tail = sum(math.comb(24, k) for k in range(round(24 * _above_chance(24)), 25)) / 2**24
+    assert tail < 0.025
+    assert sum(math.comb(24, k) for k in range(round(24 * _above_chance(24)) - 1, 25)) / 2**24 > 0.025
+
+
+def test_soft_prompts_out_of_range_and_all_alike() -> None:
+    generator = BridgedGenerator(build())
+    texts = ["a cat", "the dog sat", "no"]
+    linear = generator.model.bridge.linear
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.copy_(100 * generator.model.language_model.vectors[7])
+    seen = likeness(generator, texts)
+    assert seen.entropy == 0.0
+    assert seen.size > 50
+
+
+def test_a_random_bridge_on_tiny_models(tiny_run: Path) -> None:
+    generator = load(str(tiny_run), routing="off")
+    found = run_signs(generator, str(tiny_run), ["one cat", "two dogs sat", "no", "it rains a lot"])
+    assert "English does not come through" in " ".join(troubles(found)) or "does not fit" in " ".join(troubles(found))
+    assert all(one.about == "run" for one in found)
+    assert all(one.advice for one in found if one.trouble)
+
+
+def test_other_models_than_those_it_was_trained_with(tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = LangBridge.from_pretrained(tiny_run)
+    model.save_pretrained(folder)
+    metadata = json.loads((folder / "langbridge.json").read_text(encoding="utf-8"))
+    (folder / "langbridge.json").write_text(json.dumps({**metadata, "encoder": "google/mt5-small"}), encoding="utf-8")
+    found = run_signs(BridgedGenerator(model), str(folder), ["one", "two", "three", "four"])
+    assert "the bridge is for another encoder" in troubles(found)
+    assert any("google/mt5-small" in one.advice for one in found)
+
+
+def test_a_script_that_the_tokenizer_does_not_know() -> None:
+    generator = BridgedGenerator(build())
+    strange = ["ᏣᎳᎩ ᎦᏬᏂ", "ᎣᏏᏲ ᏙᎯᏧ", "ᏩᏙ ᏩᏙ", "ᎥᎥ ᎥᎥ"]
+    english = ["one cat", "two dogs", "no no", "yes yes"]
+    assert "the encoder's tokenizer does not know this script" in troubles(
+        language_signs(generator, "chr", strange, english)
+    )
+    same = language_signs(generator, "xx", english, english)
+    assert not any("script" in one for one in troubles(same))
+    by_sign = {one.sign.split(",")[0]: one for one in same}
+    assert by_sign["encoder pieces per sentence"].figure == 1.0
+    assert by_sign["distance of the mean state from English"].figure == pytest.approx(0.0, abs=1e-4)
+    assert by_sign["sentences that find their translation among 4"].figure == 1.0
+
+
+def test_everything_is_looked_at_in_turn(tiny_run: Path) -> None:
+    generator = load(str(tiny_run), routing="off")
+    told: list[str] = []
+    lines = Lines(language="swh", texts=("aa b", "cc d", "ee f", "gg"), limit=4)
+    found = examine(generator, str(tiny_run), lines, (), progress=told.append)
+    assert [one.about for one in found] == sorted((one.about for one in found), key=["run", "swh"].index)
+    assert told == ["looking at the run in English", "looking at Swahili"]
+
+
+def test_recorded_results_near_guessing_are_named() -> None:
+    def figure(value: float, low: float) -> dict[str, object]:
+        return {"accuracy": {"bridge": {"answer": {"value": value, "ci95": [low, value + 0.1]}}}}
+
+    rows = {"swh": figure(0.7, 0.62), "quy": figure(0.52, 0.47)}
+    found = near_random({"task": "xcopa", "rules": ["answer"], "languages": rows})
+    assert [(one.about, one.ok) for one in found] == [("swh", True), ("quy", False)]
+    transfer = {"task": "transfer", "languages": {"quy": {"transfer_ratio": 0.02, "ci95": [-0.03, 0.07]}}}
+    assert troubles(near_random(transfer)) == {"scores like guessing"}
+
+
+def test_lines_come_from_files_or_the_sanity_set(tmp_path: Path) -> None:
+    text, english = tmp_path / "quy.txt", tmp_path / "eng.txt"
+    text.write_text("a\nb\nc\nd\n", encoding="utf-8")
+    english.write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
+    assert Lines.read(None, text, None, 24) == Lines(language="quy", texts=("a", "b", "c", "d"))
+    with pytest.raises(DataError, match=r"4 lines and .* 5"):
+        Lines.read("quy", text, english, 24)
+    english.write_text("a\nb\nc\n", encoding="utf-8")
+    with pytest.raises(DataError, match="at least 4 sentences"):
+        Lines.read("quy", english, None, 24)
+    with pytest.raises(DataError, match="sanity set has no quy: give its sentences with --text"):
+        Lines.read("quy", None, None, 24)
+    assert len(Lines.read("sw", None, None, 6).english) == 6
+    with pytest.raises(DataError, match="name that file too"):
+        Lines.read("sw", None, english, 24)
+
+
+def test_the_overview_has_a_line_for_each_language(tiny_run: Path) -> None:
+    generator = load(str(tiny_run), routing="off")
+    found = overview(generator, 4)
+    assert [one.about for one in found] == [code for code in sanity_set().sources if code != "eng"]
+
+
+@pytest.mark.embedded
+@pytest.mark.usefixtures("embedded")
+class TestEmbedded:
+    """Good languages are well; an invented script, another encoder and a random bridge are named."""
+
+    @pytest.fixture(scope="class")
+    def generator(self) -> BridgedGenerator:
+        return load("embedded", routing="off")
+
+    def test_a_good_language_has_no_trouble(self, generator: BridgedGenerator) -> None:
+        lines = Lines.read("swh", None, None, 10)
+        found = run_signs(generator, "embedded", sanity_set().sources["eng"][:8])
+        found += language_signs(generator, "swh", lines.texts, lines.english)
+        assert troubles(found) == set()
+
+    def test_an_invented_script(self, generator: BridgedGenerator) -> None:
+        english = sanity_set().sources["eng"][:10]
+        shifted = ["".join(chr(0x10400 + ord(c) % 60) if c.isalpha() else c for c in text) for text in english]
+        found = troubles(language_signs(generator, "dsrt", shifted, english))
+        assert "the encoder's tokenizer does not know this script" in found
+        assert "the encoder does not understand this language" in found
+        assert "scores are near random: nothing comes through" in found
+
+    def test_an_encoder_whose_states_are_shuffled(self, generator: BridgedGenerator) -> None:
+        linear = generator.model.bridge.linear
+        kept, order = linear.weight.data, torch.randperm(384, generator=torch.Generator().manual_seed(1))
+        linear.weight.data = kept[:, order]
+        try:
+            found = run_signs(generator, "embedded", sanity_set().sources["eng"][:8])
+        finally:
+            linear.weight.data = kept
+        assert "the bridge does not fit this encoder" in troubles(found)
+        assert not any("untrained" in trouble for trouble in troubles(found))
+
+    def test_a_random_bridge(self, generator: BridgedGenerator) -> None:
+        linear = generator.model.bridge.linear
+        kept = linear.weight.data
+        linear.weight.data = torch.randn(kept.shape, generator=torch.Generator().manual_seed(1)) * kept.std()
+        try:
+            found = run_signs(generator, "embedded", sanity_set().sources["eng"][:8])
+        finally:
+            linear.weight.data = kept
+        assert any("untrained" in trouble for trouble in troubles(found))
+        assert "the bridge says the same whatever it reads" in troubles(found)

@@ -1,0 +1,91 @@
+"""Studies on recorded transfer and on unseen languages: correlations against scipy, both on tiny models."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from conftest import TEMPLATE
+from langbridge.analyse.gain import Gain, partial_spearman, spearman
+from langbridge.analyse.study import Setting, conduct, read_study
+from langbridge.analyse.unseen import Unseen
+from langbridge.checkpoint import LangBridge
+from langbridge.config import Recipe
+from langbridge.data.parallel import sanity_set
+from langbridge.errors import DataError
+
+
+def test_rank_correlation_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=30), rng.integers(0, 5, 30).astype(float)
+    assert spearman(left, right) == pytest.approx(spearmanr(left, right).statistic)
+    assert spearman(left, np.ones(30)) == 0.0
+
+
+def test_a_partial_correlation_drops_what_a_control_explains() -> None:
+    rng = np.random.default_rng(0)
+    cause = rng.normal(size=400)
+    left, right = cause + 0.3 * rng.normal(size=400), cause + 0.3 * rng.normal(size=400)
+    assert spearman(left, right) > 0.8
+    assert abs(partial_spearman(left, right, cause[:, None])) < 0.15
+    assert partial_spearman(left, right, rng.normal(size=(400, 1))) > 0.8
+
+
+def models(saved: dict[str, Path]) -> dict[str, object]:
+    return {
+        "encoder": {"name": str(saved["bert"])},
+        "language_model": {"name": str(saved["llama"])},
+        "prompt": {"template": TEMPLATE},
+    }
+
+
+def test_gain_joins_recorded_transfer_with_neutrality(
+    quick: Callable[..., Setting], saved: dict[str, Path], tmp_path: Path
+) -> None:
+    languages = [code for code in sanity_set().sources if code != "eng"][:10]
+    rows = {code: {"transfer_ratio": number / 10} for number, code in enumerate(languages)}
+    table = {"task": "transfer", "data": "sanity", "languages": rows, "run": {"name": "r"}}
+    (tmp_path / "table.json").write_text(json.dumps(table), encoding="utf-8")
+    Recipe.of(models(saved), "test").write(tmp_path / "recipe.yaml")
+    study = Gain(quick())
+    study.tables = {"tiny": (str(tmp_path / "table.json"), str(tmp_path / "recipe.yaml"))}  # type: ignore[misc]
+    study.grid = tmp_path / "absent"  # type: ignore[misc]
+    page = conduct(study)
+    cell = read_study(page.parent / "result.json")["cells"]["tiny"]
+    assert cell[languages[3]]["ratio"] == 0.3
+    assert "| tiny | 8 | CKA |" in page.read_text(encoding="utf-8")
+    rows.pop(languages[0])
+    for code in languages[1:4]:
+        rows.pop(code)
+    (tmp_path / "table.json").write_text(json.dumps(table), encoding="utf-8")
+    other = Gain(quick(out=tmp_path / "other"))
+    other.tables = study.tables  # type: ignore[misc]
+    with pytest.raises(DataError, match="share 6 languages; at least 8"):
+        conduct(other)
+
+
+def test_unseen_languages_come_first_and_are_compared(
+    quick: Callable[..., Setting], saved: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(saved["bert"], tmp_path / "e5-small")
+    recipe = Recipe.of({**models(saved), "encoder": {"name": str(tmp_path / "e5-small")}}, "test")
+    LangBridge.from_recipe(recipe).save_pretrained(tmp_path / "run")
+    for folder in ("eng_Latn", "hat_Latn", "fra_Latn", "zho_Hans", "swh_Latn"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        lines = [f"{number}\ttravel\t{folder[:3]} sentence {number} {'x' * number}" for number in range(6)]
+        text = "\n".join(["index_id\tcategory\ttext", *lines]) + "\n"
+        (tmp_path / "data" / folder / "test.tsv").write_text(text, encoding="utf-8")
+    study = Unseen(quick(run=str(tmp_path / "run"), data=tmp_path / "data"))
+    assert study.cells() == ["eng", "hat", "fra", "cmn"]
+    text = conduct(study).read_text(encoding="utf-8")
+    assert "| Haitian Creole (unseen) | French creole | French |" in text
+    assert "unseen, with a relative that was seen | 1 |" in text
+
+
+def test_an_encoder_of_unknown_pretraining_is_refused(quick: Callable[..., Setting]) -> None:
+    with pytest.raises(DataError, match="not known which languages"):
+        conduct(Unseen(quick()))

@@ -1,0 +1,223 @@
+"""Grids train, go on where they stopped, and their tables say what the cells say."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertModel
+
+from langbridge.analyse.budget import BATCH, Budget, transition
+from langbridge.analyse.encoders import coarse, cut, random, rounded, variant
+from langbridge.analyse.expressivity import Expressivity
+from langbridge.analyse.gap import Gap, LowRank, Noise, at_rank, centred
+from langbridge.analyse.grid import over_seeds, trained
+from langbridge.analyse.representation import encoder_layers
+from langbridge.analyse.studies import STUDIES
+from langbridge.analyse.study import Cell, Setting, conduct, read_study
+from langbridge.analyse.training_data import short
+from langbridge.checkpoint import LangBridge
+from langbridge.config import Recipe
+from langbridge.errors import ConfigError
+from langbridge.generate import BridgedGenerator
+from langbridge.pretrained import load_encoder
+
+GRIDS = ["encoder", "freezing", "expressivity", "budget", "data", "gap"]
+
+
+@pytest.fixture
+def recipe(saved: dict[str, Path], tmp_path: Path) -> Path:
+    data = tmp_path / "pairs.jsonl"
+    texts = [f"{word} is number {i}." for i in range(6) for word in ("tea", "rain", "a cat", "snow")]
+    records = [{"source": text, "target": text} for text in texts]
+    records += [{"source": f"How much is {text}", "target": "Ten."} for text in texts]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    fields = {
+        "encoder": {"name": str(saved["bert"])},
+        "language_model": {"name": str(saved["llama"])},
+        "prompt": {"template": "ask: {prompt}\nsay: "},
+        "data": {"train": str(data), "validation": 4},
+        "training": {"precision": "fp32"},
+    }
+    Recipe.of(fields, "test").write(tmp_path / "tiny.yaml")
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_quick_grids_on_tiny_models(name: str, quick: Callable[..., Setting], recipe: Path) -> None:
+    study = STUDIES[name](quick(recipe=recipe))
+    page = conduct(study)
+    kept = read_study(page.parent / "result.json")
+    assert list(kept["cells"]) == study.cells()
+    assert len(study.cells()) == 2
+    for cell in kept["cells"].values():
+        assert set(cell["development"]) == {"deu", "swh", "tel", "kat"}
+        assert not set(cell["test"]) & {"deu", "swh", "tel", "kat", "eng"}
+        assert cell["losses"]
+        assert cell["minutes"] >= 0
+    text = page.read_text(encoding="utf-8")
+    for cell_name in study.cells():
+        assert f"| {cell_name.split(', seed')[0]} |" in text
+    left = [path.name for path in study.setting.work.iterdir() if path.is_dir()]
+    assert not [folder for folder in left if "seed" in folder]  # the runs are gone
+
+
+def test_cells_are_not_made_anew(quick: Callable[..., Setting], recipe: Path) -> None:
+    conduct(Expressivity(quick(recipe=recipe)))
+    path = quick().out / "result.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    kept = whole["cells"].pop("resampler mix, seed 1")
+    whole["cells"]["linear last, seed 1"]["parameters"] = 12345
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    conduct(Expressivity(quick(recipe=recipe)))
+    again = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert again["linear last, seed 1"]["parameters"] == 12345
+    for part in ("development", "test", "facts", "losses"):
+        assert again["resampler mix, seed 1"][part] == kept[part]
+
+
+def test_an_interrupted_training_is_gone_on_with(quick: Callable[..., Setting], recipe: Path, tmp_path: Path) -> None:
+    study = Expressivity(quick(recipe=recipe, quick=False, steps=8))
+    settings = study.read_recipe("mlp-1 last", 1)
+    whole = trained(settings, tmp_path / "run")
+    for name in ("bridge.safetensors", "langbridge.json", "checkpoint-8/trainer_state.json"):
+        (tmp_path / "run" / name).unlink()
+    first = (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").stat().st_mtime_ns
+    again = trained(settings, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").stat().st_mtime_ns == first
+    assert all((value == again.trained()[name]).all() for name, value in whole.trained().items())
+
+
+def cell(development: float, test: float, **more: object) -> Cell:
+    return {
+        "development": {"deu": development + 0.1, "swh": development - 0.1},
+        "test": {"fra": test},
+        "parameters": 1000,
+        "english_nll_development": 0.8,
+        "losses": [[1, 2.0], [2, 1.0]],
+        **more,
+    }
+
+
+def test_the_table_compares_seed_by_seed(quick: Callable[..., Setting], recipe: Path) -> None:
+    cells = {}
+    for setting, shift in (("linear last", 0.0), ("mlp-2 mix", 0.05)):
+        for seed, level in ((1, 0.5), (2, 0.6), (3, 0.7)):
+            cells[f"{setting}, seed {seed}"] = cell(level + shift, level - shift)
+    text = Expressivity(quick(recipe=recipe)).table(cells)
+    assert "| linear last | 1,000 | 3 | 0.600 ± 0.248 | 0.600 ± 0.248 | 0.800 |" in text
+    assert "| mlp-2 mix | 1,000 | 3 | 0.650 ± 0.248 (+0.050 ± 0.000) | 0.550 ± 0.248 (-0.050 ± 0.000) |" in text
+    assert "Best on the development languages: `mlp-2 mix` (0.650)" in text
+
+
+def test_one_seed_has_no_interval() -> None:
+    mean, half = over_seeds([0.5])
+    assert mean == 0.5
+    assert half != half
+
+
+def test_unknown_settings_and_recipes_are_named(quick: Callable[..., Setting], recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="--only golden: settings are linear last, mlp-1 last"):
+        Expressivity(quick(recipe=recipe, only=("golden",))).cells()
+    with pytest.raises(ConfigError, match="no such recipe"):
+        Expressivity(quick(recipe=recipe / "absent"))
+
+
+def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[..., Setting], recipe: Path) -> None:
+    cells = {
+        "plain linear, seed 1": cell(0.5, 0.5),
+        "varied, seed 1": cell(0.6, 0.57),
+        "layer 11, seed 1": cell(0.55, 0.7),  # better on test languages, which do not choose
+    }
+    text = Gap(quick(recipe=recipe)).table(cells)
+    assert "Chosen on the development languages: `varied`" in text
+    assert "+0.070" in text.splitlines()[-1]
+    assert "does not reach the aim of +0.08" in text
+
+
+def test_a_transition_is_found_where_the_loss_falls() -> None:
+    steps = [1, *range(10, 1001, 10)]
+    fall = [[step, 3.0 if step < 500 else 1.0] for step in steps]
+    found = transition(fall)
+    assert found is not None
+    assert abs(found[0] / BATCH - 500) <= 30
+    assert found[1:] == pytest.approx((3.0, 1.0))
+    assert transition([[step, 3.0 - 0.0001 * step] for step in steps]) is None
+
+
+def test_budgets_are_whole_runs(quick: Callable[..., Setting], recipe: Path) -> None:
+    study = Budget(quick(recipe=recipe, quick=False, seeds=(1,)))
+    assert study.read_recipe("random 2e-3 6400", 1).training.steps == 200
+    assert study.read_recipe("random 2e-3 6400", 1).warm_start.enabled is False
+
+
+def test_encoders_that_are_less(saved: dict[str, Path], tmp_path: Path) -> None:
+    whole = load_encoder(str(saved["bert"]))
+    half = load_encoder(str(variant(str(saved["bert"]), cut(1), tmp_path / "cut")))
+    assert half.depth == 1
+    ids, mask = torch.tensor([[1, 5, 6, 2]]), torch.ones(1, 4, dtype=torch.int64)
+    with torch.no_grad():
+        every = whole.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        assert torch.allclose(half(ids, mask), every[1], atol=1e-6)
+    with pytest.raises(ConfigError, match="2 layers cannot be cut to 3"):
+        variant(str(saved["bert"]), cut(3), tmp_path / "long")
+    assert not (tmp_path / "long").exists()
+    rough = load_encoder(str(variant(str(saved["bert"]), coarse(2), tmp_path / "coarse")))
+    table = rough.model.get_input_embeddings().weight
+    assert all(len(row.unique()) <= 4 for row in table)
+    other = load_encoder(str(variant(str(saved["bert"]), random, tmp_path / "random")))
+    assert isinstance(other.model, BertModel)
+    assert not torch.equal(other.model.get_input_embeddings().weight, whole.model.get_input_embeddings().weight)
+
+
+def test_rounding_errs_by_half_a_step_at_most() -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(5, 70)
+    for bits in (2, 4):
+        steps = (weights[:, :32].amax(1) - weights[:, :32].amin(1)) / (2**bits - 1)
+        error = (rounded(weights, bits) - weights)[:, :32].abs().amax(1)
+        assert (error <= steps / 2 + 1e-6).all()
+    assert torch.allclose(rounded(weights, 16), weights, atol=1e-3)
+
+
+def test_noise_is_only_there_while_learning(tiny_run: Path) -> None:
+    model = LangBridge.from_pretrained(tiny_run)
+    states, mask = torch.randn(2, 3, 24), torch.ones(2, 3, dtype=torch.int64)
+    noise = Noise(0.5)
+    noise.on_train_begin(None, None, None, model=model)
+    quiet = model.bridge.eval()(states, mask).vectors
+    assert torch.equal(quiet, model.bridge(states, mask).vectors)
+    assert not torch.equal(quiet, model.bridge.train()(states, mask).vectors)
+    noise.on_train_end(None, None, None)
+    assert torch.equal(quiet, model.bridge(states, mask).vectors)
+
+
+def test_low_rank_is_kept(tiny_run: Path) -> None:
+    model = LangBridge.from_pretrained(tiny_run)
+    LowRank(3).on_step_end(None, None, None, model=model)
+    assert torch.linalg.matrix_rank(model.bridge.linear.weight) == 3
+    weight = torch.randn(6, 4)
+    assert torch.allclose(at_rank(weight, 4), weight, atol=1e-5)
+
+
+def test_centring_moves_a_language_onto_english(tiny_run: Path) -> None:
+    generator = BridgedGenerator(LangBridge.from_pretrained(tiny_run))
+    own, english = ["aa bb", "cc dd"], ["one cat", "two dogs"]
+    encoder = generator.model.encoder
+    batch = generator.collate.encoder_tokenizer(own, return_tensors="pt", padding=True)
+    before = encoder(batch.input_ids, batch.attention_mask)
+    means = [encoder_layers(generator, part)[-1].mean(dim=0) for part in (own, english)]
+    with centred(generator, own, english):
+        inside = encoder(batch.input_ids, batch.attention_mask)
+    assert torch.allclose(inside - before, (means[1] - means[0]).expand_as(before), atol=1e-5)
+    assert torch.equal(encoder(batch.input_ids, batch.attention_mask), before)
+
+
+def test_long_and_empty_records_are_left_out() -> None:
+    records = [
+        {"source": "a", "target": "b", "task": "t"},
+        {"source": "x" * 500, "target": "b"},
+        {"source": " ", "target": "b"},
+    ]
+    assert short(records) == [{"source": "a", "target": "b"}]
