@@ -142,3 +142,13 @@ def embedded() -> None:
     for name in ("e5-small", "smollm2-135m"):
         if not (home() / "models" / name).is_dir():
             pytest.skip(f"run `langbridge models pull {PREFIX}{name}` first")
+
+
+@pytest.fixture(scope="session")
+def benchmarks() -> Path:
+    """Folder of benchmark data: LANGBRIDGE_DATA, or `../shared/data` beside the repository."""
+    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    folder = Path(os.environ.get("LANGBRIDGE_DATA", beside))
+    if not (folder / "mgsm").is_dir():
+        pytest.skip("no benchmark data: set LANGBRIDGE_DATA to a folder that holds mgsm, msvamp, xcopa, bbh and sib200")
+    return folder

@@ -90,7 +90,7 @@ def test_template_needs_one_slot(name: str, slots: int) -> None:
     with pytest.raises(PromptError, match=f"has {slots} .*slots.*exactly one") as raised:
         PromptTemplate.of(name, tokenizer())
     assert repr(name) in str(raised.value)
-    assert "chat, metamath, orca, none" in str(raised.value)
+    assert "chat, metamath, orca, orca_choices, orca_steps, none" in str(raised.value)
 
 
 def test_chat_is_the_tokenizers_own_template() -> None:

@@ -53,6 +53,8 @@ CONFIG, WEIGHTS, METADATA, CARD, TOKENIZERS = (
 SHIPPED = "embedded"
 """Name of the bridge inside the package, for the embedded pair of models."""
 FORMAT = 1
+LATER = frozenset({"bridge.start"})
+"""Fields that run folders of earlier versions lack: what their defaults say held there."""
 
 
 class LangBridge(core.LangBridge):
@@ -252,7 +254,7 @@ def read_config(folder: Path) -> Recipe:
 def _missing(whole: dict[str, Any], found: dict[str, Any], place: str = "") -> str | None:
     """Return the first field of `whole` that is not in `found`."""
     for name, value in whole.items():
-        if name not in found:
+        if name not in found and place + name not in LATER:
             return place + name
         if isinstance(value, dict) and (inner := _missing(value, found[name], f"{place}{name}.")):
             return inner

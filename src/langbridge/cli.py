@@ -3,13 +3,26 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from langbridge.cache_commands import cache_app
-from langbridge.commands import answer_records, calibrate, import_released, print_plan, routing_of
+from langbridge.commands import (
+    Dtype,
+    ProgressBar,
+    Routing,
+    RunArgument,
+    answer_records,
+    calibrate,
+    import_released,
+    lm_eval,
+    load_generator,
+    print_plan,
+)
 from langbridge.errors import ConfigError, DataError, LangBridgeError
+from langbridge.evaluate_commands import data_app, evaluate, report
+from langbridge.serve_command import serve
 
 if TYPE_CHECKING:
     from langbridge.generate import BridgedGenerator, Sampling
@@ -24,19 +37,16 @@ app = typer.Typer(
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
+app.add_typer(data_app, name="data")
 
-RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""For a command whose arguments another program reads."""
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
 TopK = Annotated[int, typer.Option(help="0: no limit.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Cut the answer in front of this text; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for both models; default: the run's.")]
-Routing = Annotated[
-    str | None, typer.Option(help="off, by_language or by_likelihood: what the plain LM knows, it reads itself.")
-]
-Languages = Annotated[str, typer.Option(help="Codes with commas, such as swh,tel or sw,te; default: all.")]
 
 
 @app.command()
@@ -92,7 +102,7 @@ def generate(
 ) -> None:
     """Answer prompts in any language."""
     prompts = _prompts(prompt, input)
-    generator = _load(run, plain=plain, routing=routing, batch_size=batch_size, dtype=dtype)
+    generator = load_generator(run, plain=plain, routing=routing, batch_size=batch_size, dtype=dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, top_k, stop, seed)
     if explain:
         _print_explanation(generator, prompts)
@@ -121,7 +131,7 @@ def chat(
     dtype: Dtype = None,
 ) -> None:
     """Ask one question after another; each stands alone. An empty line or Ctrl-D ends."""
-    generator = _load(run, dtype=dtype)
+    generator = load_generator(run, dtype=dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, top_k, None, seed)
     while True:
         typer.echo("> ", nl=False)
@@ -134,68 +144,6 @@ def chat(
             typer.echo()
         except LangBridgeError as error:
             typer.echo(f"error: {error}", err=True)
-
-
-@app.command()
-def evaluate(
-    run: RunArgument,
-    task: Annotated[str, typer.Option(help="transfer or facts.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of parallel text; default: the sanity set.")] = None,
-    languages: Languages = "",
-    limit: Annotated[int | None, typer.Option(help="First so many items per language.")] = None,
-    render: Annotated[int | None, typer.Option(help="Sentences per language rendered for chrF; default: all.")] = None,
-    routing: Routing = None,
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Items at a time.")] = 32,
-    dtype: Dtype = None,
-) -> None:
-    """Measure a bridge: per-language numbers with intervals."""
-    from langbridge.data.parallel import read_parallel
-    from langbridge.evaluate.facts import evaluate_facts, read_facts
-    from langbridge.evaluate.report import print_table
-    from langbridge.evaluate.result import write_result
-    from langbridge.evaluate.rows import Rows, fingerprint
-    from langbridge.evaluate.transfer import evaluate_transfer
-    from langbridge.generate import PlainGenerator
-
-    codes = [code.strip() for code in languages.split(",") if code.strip()]
-    if task == "transfer":
-        parallel = read_parallel(data).choose(codes, limit)
-        generator, texts = _load(run, routing=routing, batch_size=batch_size, dtype=dtype), parallel.sources
-        made = {"task": task, "limit": limit, "render": render, "dtype": dtype, **routing_of(generator)}
-        rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], **made))
-        with ProgressBar(task) as bar:
-            result = evaluate_transfer(generator, parallel, limit=limit, render=render, rows=rows, progress=bar.move_to)
-    elif task == "facts":
-        texts = read_facts(codes, limit)[0]  # complains before models are loaded
-        generator = _load(run, routing=routing, batch_size=batch_size, dtype=dtype)
-        rows = Rows(out, fingerprint(run, read_facts(codes, limit), task=task, dtype=dtype, **routing_of(generator)))
-        plain = PlainGenerator(generator.model, batch_size=batch_size)
-        with ProgressBar(task) as bar:
-            result = evaluate_facts(generator, plain, codes, limit=limit, rows=rows, progress=bar.move_to)
-    else:
-        raise DataError(f"no task named {task!r}; known: transfer, facts.")
-    result |= routing_of(generator, texts)
-    print_table(result)
-    if out is not None:
-        write_result(result, run, out, dtype=dtype)
-        rows.close()
-
-
-@app.command()
-def report(
-    results: Annotated[list[Path], typer.Argument(help="JSON files that `evaluate --out` wrote.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
-    title: Annotated[str, typer.Option(help="Heading.")] = "LangBridge",
-) -> None:
-    """Write one self-contained HTML page from results, and print questions with both answers."""
-    from langbridge.evaluate.report import print_answers, write_report
-    from langbridge.evaluate.result import read_result
-
-    read = [read_result(path) for path in results]
-    write_report(read, out, title=title)
-    print_answers(read)
-    typer.echo(f"report: {out}")
 
 
 @app.command()
@@ -268,23 +216,12 @@ def models_path(name: Annotated[str, typer.Argument(help="Model name.")]) -> Non
     typer.echo(local_path(name))
 
 
+app.command()(evaluate)
+app.command()(report)
 app.command("import")(import_released)
 app.command()(calibrate)
-
-
-def _load(
-    run: str,
-    *,
-    plain: bool = False,
-    routing: str | None = None,
-    batch_size: int = 16,
-    dtype: str | None = None,
-) -> "BridgedGenerator":
-    from langbridge.pretrained import quiet
-    from langbridge.routing import load
-
-    quiet()
-    return load(run, plain=plain, routing=routing, batch_size=batch_size, dtype=dtype)
+app.command("lm-eval", context_settings=PASSED_ON, add_help_option=False)(lm_eval)
+app.command()(serve)
 
 
 def _sampling(
@@ -345,35 +282,6 @@ def _write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
     from langbridge.files import write_text
 
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-class ProgressBar:
-    """A progress bar on stderr."""
-
-    def __init__(self, text: str, *, show: bool = True) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.text = text
-        self.bar = Progress(*columns, console=console, disable=not (show and console.is_terminal))
-        self.task = self.bar.add_task(text, total=None)
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def move(self, done: int, total: int) -> None:
-        """Show progress."""
-        self.bar.update(self.task, completed=done, total=total)
-
-    def move_to(self, language: str, done: int, total: int) -> None:
-        """Show progress and the language at work."""
-        self.bar.update(self.task, description=f"{self.text} {language:4}", completed=done, total=total)
 
 
 def main() -> None:

@@ -1,15 +1,39 @@
 """Commands beside the everyday ones: bodies that `cli` registers; they import late, as it does."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
+
+from langbridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from langbridge.config import Recipe
     from langbridge.generate import BridgedGenerator
+
+RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for both models; default: the run's.")]
+Routing = Annotated[
+    str | None, typer.Option(help="off, by_language or by_likelihood: what the plain LM knows, it reads itself.")
+]
+
+
+def load_generator(
+    run: str,
+    *,
+    plain: bool = False,
+    routing: str | None = None,
+    batch_size: int = 16,
+    dtype: str | None = None,
+) -> "BridgedGenerator":
+    """Load a run, with the LM alone, another routing or another type where that is asked for."""
+    from langbridge.pretrained import quiet
+    from langbridge.routing import load
+
+    quiet()
+    return load(run, plain=plain, routing=routing, batch_size=batch_size, dtype=dtype)
 
 
 def answer_records(
@@ -108,3 +132,43 @@ def import_released(
     typer.echo(f"encoder: {found.encoder}")
     typer.echo(f"language model: {found.language_model}")
     typer.echo(f"run folder: {out}")
+
+
+class ProgressBar:
+    """A progress bar on stderr."""
+
+    def __init__(self, text: str, *, show: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.text = text
+        self.bar = Progress(*columns, console=console, disable=not (show and console.is_terminal))
+        self.task = self.bar.add_task(text, total=None)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def move(self, done: int, total: int) -> None:
+        """Show progress."""
+        self.bar.update(self.task, completed=done, total=total)
+
+    def move_to(self, language: str, done: int, total: int) -> None:
+        """Show progress and the language at work."""
+        self.bar.update(self.task, description=f"{self.text} {language:4}", completed=done, total=total)
+
+
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval on a run: --model langbridge --model_args run=RUN --tasks ... (docs/lm-eval.md)."""
+    import importlib.util
+
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("lm-eval is not installed: pip install 'langbridge-lm[lm-eval]'.")
+    from langbridge.evaluate.harness import main
+
+    main(context.args)

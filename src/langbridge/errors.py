@@ -6,7 +6,9 @@ LangBridgeError
 ├── CheckpointError   a run folder is incomplete, foreign or does not fit its models
 ├── DataError         a data file is missing, malformed or empty
 ├── TrainingError     a run was ended from outside, or its processes do not fit together
-└── PromptError       a prompt or template cannot be given to the model
+├── PromptError       a prompt or template cannot be given to the model
+├── SandboxError      generated code may not, or cannot, be run here
+└── EngineError       what runs the LM is closed or broke down
 """
 
 
@@ -36,3 +38,11 @@ class TrainingError(LangBridgeError):
 
 class PromptError(LangBridgeError):
     """A prompt or template cannot be given to the model."""
+
+
+class SandboxError(LangBridgeError):
+    """Generated code may not, or cannot, be run here."""
+
+
+class EngineError(LangBridgeError):
+    """What runs the LM is closed or broke down."""

@@ -59,6 +59,8 @@ class Score:
     log_likelihood: float
     """Summed over tokens, nats."""
     tokens: int
+    greedy: bool = False
+    """Whether each token is the one that the LM finds likeliest there, so that greedy decoding would say the same."""
 
 
 class TextGenerator(Protocol):
@@ -117,8 +119,7 @@ class BridgedGenerator:
         progress: Progress = lambda done, total: None,
     ) -> list[Answer]:
         """Return the whole answer to each example's source and instruction, in order."""
-        ends = self._config(sampling).eos_token_id
-        closing = torch.tensor([] if ends is None else ends, dtype=torch.int64, device=self.device).flatten()
+        closing = torch.tensor(end_ids(self.model), dtype=torch.int64, device=self.device)
         outputs = [Answer("", False)] * len(examples)
         done = 0
         for rows in self._by_length(examples):
@@ -168,11 +169,12 @@ class BridgedGenerator:
                 for turn in range(max(map(len, picked)))
             ]
             prompt = self._prompt([examples[row[0]] for row in picked])
-            found = self.model.language_model.log_likelihoods(prompt, targets)
-            for turn, (values, (_, mask)) in enumerate(zip(found, targets, strict=True)):
-                for row, total, tokens in zip(picked, values.sum(1).tolist(), mask.sum(1).tolist(), strict=True):
+            found = self.model.language_model.scored(prompt, targets)
+            for turn, ((values, likeliest), (_, mask)) in enumerate(zip(found, targets, strict=True)):
+                fields = (values.sum(1).tolist(), mask.sum(1).tolist(), likeliest.all(1).tolist())
+                for row, *score in zip(picked, *fields, strict=True):
                     if turn < len(row):
-                        scores[row[turn]] = Score(total, tokens)
+                        scores[row[turn]] = Score(*score)
             progress(done := done + sum(map(len, picked)), len(examples))
         return scores
 
@@ -188,6 +190,12 @@ class BridgedGenerator:
         """Return what the LM gets in place of word embeddings: (source + 1, lm_dim)."""
         batch = self.collate([Example(source=prompt)])
         return self.model.soft_prompt(batch.encoder_ids.to(self.device), batch.encoder_mask.to(self.device)).vectors[0]
+
+    def soft_prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Return how many LM positions the soft prompt of each prompt takes."""
+        _, mask = pad([self.collate.source_ids(prompt) for prompt in prompts], 0, left=False)
+        lengths: list[int] = self.model.bridge.lengths(mask).tolist()
+        return lengths
 
     @torch.inference_mode()
     def explain(self, prompt: str, nearest: int = 3) -> list[Heard]:
@@ -219,13 +227,7 @@ class BridgedGenerator:
     @torch.inference_mode()
     def _extend(self, examples: Sequence[Example], sampling: Sampling, **arguments: Any) -> Tensor:
         prompt = self._prompt(examples)
-        longest = self.model.language_model.longest
-        wanted = prompt.mask.shape[1] + sampling.max_new_tokens
-        if longest is not None and wanted > longest:
-            raise PromptError(
-                f"the prompt takes {prompt.mask.shape[1]} LM positions; with {sampling.max_new_tokens} new tokens that "
-                f"is more than the LM's {longest}. Shorten the prompt or lower max_new_tokens."
-            )
+        check_length(prompt.mask.shape[1], sampling.max_new_tokens, self.model.language_model.longest)
         if sampling.stop:
             arguments["stopping_criteria"] = [StopAtText(self.tokenizer, sampling.stop)]
         return self.model.language_model.extend(prompt, self._config(sampling), **arguments)
@@ -235,8 +237,7 @@ class BridgedGenerator:
         if sampling.temperature > 0:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
             how["top_k"] = sampling.top_k
-        own = self.model.language_model.model.generation_config
-        ends = own.eos_token_id if own is not None and own.eos_token_id is not None else self.tokenizer.eos_token_id
+        ends = end_ids(self.model) or None
         return GenerationConfig(
             max_new_tokens=sampling.max_new_tokens, pad_token_id=self._fill, eos_token_id=ends, **how
         )
@@ -283,6 +284,24 @@ class PlainGenerator(BridgedGenerator):
             rows.append([*template.before_ids(self.tokenizer), *text, *template.after_ids(self.tokenizer)])
         ids, mask = pad(rows, self._fill)
         return self.model.language_model.embed(ids.to(self.device), mask.to(self.device))
+
+
+def end_ids(model: LangBridge) -> list[int]:
+    """Return the LM tokens that end an answer: those of its generation config, or its tokenizer's."""
+    own = model.language_model.model.generation_config
+    ends = own.eos_token_id if own is not None and own.eos_token_id is not None else model.lm_tokenizer.eos_token_id
+    if ends is None:
+        return []
+    return list(ends) if isinstance(ends, list | tuple) else [int(ends)]
+
+
+def check_length(length: int, new: int, longest: int | None) -> None:
+    """Raise PromptError where `length` positions and `new` tokens are more than `longest`."""
+    if longest is not None and length + new > longest:
+        raise PromptError(
+            f"the prompt takes {length} LM positions; with {new} new tokens that is more than the LM's {longest}. "
+            "Shorten the prompt or lower max_new_tokens."
+        )
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

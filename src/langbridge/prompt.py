@@ -27,6 +27,17 @@ NAMED = {
         "You carefully follow instructions. You are helpful and harmless and you follow ethical guidelines and promote "
         "positive behavior.<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     ),
+    # the same with the system line of the paper's evaluation on choices (XCOPA), and on tasks in steps (BBH)
+    "orca_choices": (
+        "<|im_start|>system\nYou should describe the task and explain your answer. While answering a multiple choice "
+        "question, first output the correct answer(s). Then explain why other answers are wrong. Think like you are "
+        "answering to a five year old.<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    "orca_steps": (
+        "<|im_start|>system\nYou are an AI assistant. User will you give you a task. Your goal is to complete the task "
+        "as faithfully as you can. While performing the task think step-by-step and justify your steps.<|im_end|>\n"
+        "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    ),
     "none": "{prompt}",
 }
 

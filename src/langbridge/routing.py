@@ -42,11 +42,10 @@ class Route:
         return {**dataclasses.asdict(self), "measure": round(self.measure, 4)}
 
 
-class RoutedGenerator(BridgedGenerator):
-    """Answers each prompt through the bridge or from the plain LM, whichever its route says."""
+class Router:
+    """Decides from a prompt's measure who reads it; raises ConfigError for settings that cannot decide."""
 
-    def __init__(self, model: LangBridge, config: RoutingConfig, *, batch_size: int = 16) -> None:
-        super().__init__(model, batch_size=batch_size)
+    def __init__(self, config: RoutingConfig) -> None:
         if config.kind == "off":
             raise ConfigError("routing.kind is off: there is nothing to choose from.")
         if config.kind == "by_likelihood" and config.likelihood is None:
@@ -57,14 +56,30 @@ class RoutedGenerator(BridgedGenerator):
         if unknown := [code for code in config.languages if code not in identifiable()]:
             raise ConfigError(f"routing.languages has {unknown[0]!r}, which py3langid does not know.")
         self.config = config
+        self.by_language = config.kind == "by_language"
+        self.threshold = config.probability if self.by_language else config.likelihood or 0.0
+        """What a prompt's measure is held against."""
+
+    def probability(self, text: str) -> float:
+        """Return the measure of `by_language`."""
+        return probability_of(text, self.config.languages)
+
+    def route(self, measure: float) -> Route:
+        """Return who reads a prompt of this measure."""
+        ours = measure >= self.threshold if self.by_language else measure <= self.threshold
+        return Route(PLAIN if ours else BRIDGE, self.config.kind, measure, self.threshold)
+
+
+class RoutedGenerator(BridgedGenerator):
+    """Answers each prompt through the bridge or from the plain LM, whichever its route says."""
+
+    def __init__(self, model: LangBridge, config: RoutingConfig, *, batch_size: int = 16) -> None:
+        super().__init__(model, batch_size=batch_size)
+        self.config = config
+        self.router = Router(config)
+        self.threshold = self.router.threshold
         self.plain = PlainGenerator(model, batch_size=batch_size)
         self._routes: dict[str, Route] = {}
-
-    @property
-    def threshold(self) -> float:
-        """What a prompt's measure is held against."""
-        by_language = self.config.kind == "by_language"
-        return self.config.probability if by_language else self.config.likelihood or 0.0
 
     def share(self, prompts: Sequence[str]) -> float:
         """Return the share of prompts that the plain LM reads."""
@@ -76,15 +91,9 @@ class RoutedGenerator(BridgedGenerator):
         if len(self._routes) + len(new) > REMEMBERED:
             self._routes.clear()
             new = list(dict.fromkeys(prompts))
-        config = self.config
-        if config.kind == "by_language":
-            measures = [probability_of(prompt, config.languages) for prompt in new]
-            known = [measure >= self.threshold for measure in measures]
-        else:
-            measures = effort(self.plain, new)
-            known = [measure <= self.threshold for measure in measures]
-        for prompt, measure, ours in zip(new, measures, known, strict=True):
-            self._routes[prompt] = Route(PLAIN if ours else BRIDGE, config.kind, measure, self.threshold)
+        router = self.router
+        measures = [router.probability(prompt) for prompt in new] if router.by_language else effort(self.plain, new)
+        self._routes |= {prompt: router.route(measure) for prompt, measure in zip(new, measures, strict=True)}
         return [self._routes[prompt] for prompt in prompts]
 
     def answers(
@@ -146,7 +155,7 @@ def effort(plain: PlainGenerator, texts: Sequence[str]) -> list[float]:
     same in every script; per byte or per LM token, a script that the LM cuts into bytes would look easy.
     """
     model, tokenizer = plain.model, plain.tokenizer
-    before = model.template.before_ids(tokenizer) or [tokenizer.bos_token_id or tokenizer.eos_token_id or 0]
+    before = effort_opening(model)
     found = [0.0] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with model.language_model.alone():
@@ -160,6 +169,12 @@ def effort(plain: PlainGenerator, texts: Sequence[str]) -> list[float]:
                 pieces = model.encoder_tokenizer(texts[i], add_special_tokens=False, verbose=False).input_ids
                 found[i] = -total / max(1, len(pieces))
     return found
+
+
+def effort_opening(model: LangBridge) -> list[int]:
+    """Return the LM tokens in front of a text whose effort is measured: those of the template, or at least one."""
+    tokenizer = model.lm_tokenizer
+    return model.template.before_ids(tokenizer) or [tokenizer.bos_token_id or tokenizer.eos_token_id or 0]
 
 
 def load(

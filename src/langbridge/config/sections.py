@@ -77,6 +77,8 @@ class BridgeConfig:
     """linear (the paper's choice), mlp, or resampler (a fixed number of vectors, however long the prompt)."""
     layers: str | tuple[int, ...] = "last"
     """Encoder layers it reads: last (paper), mix (a learned softmax over all), or numbers side by side, 0 = words."""
+    start: str | None = None
+    """Run folder, hub id or `embedded` whose bridge is trained further; null: the warm start of `warm_start`."""
     token_dropout: float = 0.0
     """Share of the encoder's states that the bridge does not see while training, so that others carry it too."""
     hidden_layers: int = 1
@@ -102,6 +104,7 @@ class BridgeConfig:
             self.layers in ("last", "mix") if named else bool(self.layers),
             f"bridge.layers must be last, mix or a list of layer numbers, got {self.layers!r}",
         )
+        _need(self.start is None or bool(self.start.strip()), "bridge.start is empty; wanted a run, or null")
         _need(self.hidden_layers in (1, 2), f"bridge.hidden_layers must be 1 or 2, got {self.hidden_layers}")
         for name in ("width", "latents", "depth", "heads"):
             _need(getattr(self, name) > 0, f"bridge.{name} must be positive, got {getattr(self, name)}")

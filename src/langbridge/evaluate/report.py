@@ -8,7 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from langbridge.evaluate import benchmark_page
 from langbridge.evaluate.result import Result
+from langbridge.evaluate.tables import benchmarks
 from langbridge.files import write_text
 from langbridge.languages import PIVOT, name_of
 
@@ -91,12 +93,14 @@ def write_report(results: Sequence[Result], path: Path, *, title: str) -> None:
     """Write the HTML page."""
     parts = {"transfer": _transfer, "facts": _facts}
     body = "".join(parts[result["task"]](result) for result in results if result["task"] in parts)
-    run = results[0]["run"] if results else {}
-    models = f"{run.get('encoder')} &rarr; bridge &rarr; {run.get('language_model')} (frozen)"
+    body += "".join(benchmark_page.section(task, found) for task, found in benchmarks(results).items())
+    runs = {result["run"]["name"]: result["run"] for result in results}
+    chains = [(name, f"{run['encoder']} → bridge → {run['language_model']} (frozen)") for name, run in runs.items()]
+    models = "; ".join(_text(chain if len(chains) == 1 else f"{name}: {chain}") for name, chain in chains)
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}{benchmark_page.STYLE}</style></head><body>"
         f"<h1>{html.escape(title)}</h1><p>{models}. Trained on English only.</p>{body}</body></html>\n"
     )
     write_text(path, page)

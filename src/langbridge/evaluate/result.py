@@ -1,6 +1,7 @@
 """Results of tasks as JSON files: one shape, written whole, with what made them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from langbridge.files import write_text
 Result = dict[str, Any]
 
 
-def write_result(result: Result, run: str, path: Path, *, dtype: str | None = None) -> None:
-    """Write a task's result with the run's name, models and package versions; `dtype` where the run's was replaced."""
+def write_result(result: Result, run: str, path: Path, *, dtype: str | None = None) -> Result:
+    """Write a task's result with the run's name, models and package versions, and return all of it.
+
+    `dtype`: where the run's own was replaced.
+    """
     metadata = read_metadata(run_folder(run))
     whole = {
         **result,
@@ -25,6 +29,7 @@ def write_result(result: Result, run: str, path: Path, *, dtype: str | None = No
         "versions": versions(),
     }
     write_text(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    return whole
 
 
 def read_result(path: Path) -> Result:
@@ -36,3 +41,25 @@ def read_result(path: Path) -> Result:
     if not isinstance(result, dict) or not {"task", "languages", "run"} <= set(result):
         raise DataError(f"{path} is not a result of `langbridge evaluate --out`.")
     return result
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """Read results and folders of results, in order; raises DataError for a folder that holds none."""
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(read_result(path))
+            continue
+        inner = [read_result(file) for file in sorted(path.glob("*.json")) if _is_result(file)]
+        if not inner:
+            raise DataError(f"{path} holds no result of `langbridge evaluate --out`. Was the evaluation stopped early?")
+        found += inner
+    return found
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        read_result(path)
+    except DataError:
+        return False
+    return True

@@ -29,3 +29,14 @@ def paired_p_value(ours: Numbers, theirs: Numbers, *, seed: int = 0) -> float:
     signs = rng.choice([-1.0, 1.0], size=(ROUNDS, len(difference)))
     extreme = np.abs((signs * difference).mean(axis=1)) >= abs(difference.mean()) - 1e-12
     return float((extreme.sum() + 1) / (ROUNDS + 1))
+
+
+def wilson(value: float, size: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a share of `size` items.
+
+    Used where all items agree: resampling them would claim certainty.
+    """
+    z = 1.96
+    centre = (value + z * z / (2 * size)) / (1 + z * z / size)
+    half = z / (1 + z * z / size) * float(np.sqrt(value * (1 - value) / size + z * z / (4 * size * size)))
+    return max(0.0, centre - half), min(1.0, centre + half)

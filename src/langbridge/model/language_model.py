@@ -39,6 +39,7 @@ class LanguageModel(nn.Module):
         self.model = model
         self.placed = placed
         self.takes_positions = "position_ids" in accepted
+        self.cache_argument = "cache" if "cache" in accepted else "past_key_values"  # the name before transformers 5.24
         self.attention = model.config._attn_implementation
         self.shares_opening = True
         """Whether tokens that begin every row are read once; found out when it is first tried."""
@@ -86,11 +87,7 @@ class LanguageModel(nn.Module):
         """Switch low-rank adapters and dropout off for a while: the LM as it was pretrained."""
         mode = self.model.training
         self.model.eval()
-        layers: list[Any] = [
-            module
-            for module in self.model.modules()
-            if hasattr(module, "enable_adapters") and not isinstance(module, PreTrainedModel)
-        ]
+        layers = self._adapted_layers()
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -99,6 +96,15 @@ class LanguageModel(nn.Module):
             for layer in layers:
                 layer.enable_adapters(True)
             self.model.train(mode)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the LM has low-rank adapters."""
+        return bool(self._adapted_layers())
+
+    def _adapted_layers(self) -> list[Any]:
+        modules = self.model.modules()
+        return [m for m in modules if hasattr(m, "enable_adapters") and not isinstance(m, PreTrainedModel)]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
         """Move or cast the weights, unless the LM was placed by its loading."""
@@ -177,11 +183,39 @@ class LanguageModel(nn.Module):
         places = (rows, first[rows] + columns - 1)  # position i predicts token i + 1
         return states[tuple(place.to(states.device) for place in places)], read
 
+    def choices(
+        self,
+        prompt: Embeddings,
+        target_ids: Tensor,
+        target_mask: Tensor,
+        most: int,
+        opening: Opening | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each target token's log-likelihood (targets,), and the `most` likeliest tokens beside it.
+
+        Their ids and log-likelihoods are (targets, most), row after row; `target_ids` is padded on the left.
+        """
+        target_ids, target_mask = target_ids.to(self.device), target_mask.to(self.device)
+        states, read = self._at_targets(prompt, target_ids, target_mask, opening)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for part, ids in zip(
+            torch.split(states, SHORT), torch.split(target_ids[target_mask.bool()], SHORT), strict=True
+        ):
+            logs = self._logits(part, read).float().log_softmax(dim=-1)  # a few rows at a time: vocabularies are large
+            likeliest = logs.topk(most, dim=-1)
+            found.append((logs.gather(1, ids.to(logs.device)[:, None])[:, 0], likeliest.indices, likeliest.values))
+        said, tokens, logs = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return said, tokens, logs
+
     def log_likelihoods(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Return what `log_likelihood` gives for each (ids, mask) of `targets`, reading the prompt only once.
 
         Here targets are padded on the right, as they follow the prompt's cache; (batch, target) each.
         """
+        return [logs for logs, _ in self.scored(prompt, targets)]
+
+    def scored(self, prompt: Embeddings, targets: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return what `log_likelihoods` does, and which tokens the LM finds likeliest: bool, True at padding."""
         positions = (prompt.mask.cumsum(dim=1) - 1).clamp(min=0)
         read = self._read(prompt.vectors, prompt.mask, positions, use_cache=True)
         name, start = cache_name(read), prompt.mask.sum(dim=1, keepdim=True)
@@ -198,8 +232,17 @@ class LanguageModel(nn.Module):
             before = [read.last_hidden_state[:, -1:], said.last_hidden_state[:, :-1]]  # position i predicts token i + 1
             tokens = mask.bool()
             states = torch.cat(before, dim=1)[tokens.to(before[0].device)]  # (targets, hidden)
-            values = likelihoods(states, ids[tokens].to(states.device), self._head(said), vocabulary).to(ids.device)
-            found.append(values.new_zeros(ids.shape).index_put(tokens.nonzero(as_tuple=True), values))
+            likeliest = [ids.new_zeros(0)]
+            head = _noting(self._head(said), likeliest)
+            values = likelihoods(states, ids[tokens].to(states.device), head, vocabulary).to(ids.device)
+            same = torch.cat([part.to(ids.device) for part in likeliest]) == ids[tokens]
+            places = tokens.nonzero(as_tuple=True)
+            found.append(
+                (
+                    values.new_zeros(ids.shape).index_put(places, values),
+                    torch.ones_like(tokens).index_put(places, same),
+                )
+            )
         return found
 
     def loss(
@@ -208,6 +251,26 @@ class LanguageModel(nn.Module):
         """Return the mean negative log-likelihood per target token: a scalar, nats."""
         found = self.log_likelihood(prompt, target_ids, target_mask, opening)
         return -found.sum() / target_mask.sum().clamp(min=1).to(found.device)
+
+    def go_on(self, whole: Embeddings, held: Tensor, cache: Any) -> Tensor:
+        """Read rows behind what `cache` holds of them; return the logits behind each row's end: (batch, vocabulary).
+
+        `whole` is padded on the right; `held` (batch, columns) says which columns of the cache are content.
+        """
+        batch, length = whole.mask.shape
+        positions = held.sum(dim=1, keepdim=True) + torch.arange(length, device=held.device)
+        arguments: dict[str, Any] = {"position_ids": positions} if self.takes_positions else {}
+        self._attend(False)
+        read = self.model.get_decoder()(
+            inputs_embeds=whole.vectors,
+            attention_mask=torch.cat([held, whole.mask], dim=1),
+            use_cache=True,
+            **{self.cache_argument: cache},
+            **arguments,
+        )
+        states: Tensor = read.last_hidden_state  # (batch, length, hidden)
+        last = whole.mask.sum(dim=1) - 1
+        return self._logits(states[torch.arange(batch, device=states.device), last.to(states.device)], read)
 
     def _read_rows(self, whole: Embeddings, opening: Opening | None) -> Any:
         """Run the LM's layers over rows that are padded on the right."""
@@ -267,3 +330,14 @@ def short_on_cpu(vectors: Tensor, length: int) -> bool:
     """Tell whether plain attention is the faster one: bf16 on a CPU, few positions."""
     bf16 = vectors.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     return vectors.device.type == "cpu" and bf16 and length <= SHORT
+
+
+def _noting(head: Head, likeliest: list[Tensor]) -> Head:
+    """Return a head that notes which token it finds likeliest at each position."""
+
+    def noted(states: Tensor) -> Tensor:
+        logits = head(states)
+        likeliest.append(logits.detach().argmax(dim=-1))
+        return logits
+
+    return noted

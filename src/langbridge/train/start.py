@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from langbridge.checkpoint import LangBridge
+from langbridge.checkpoint import LangBridge, read_config, read_weights, run_folder
 from langbridge.data import Example
+from langbridge.errors import CheckpointError
 from langbridge.model.warm_start import AlignedText, WarmStart, fit
 
 STATISTICS_SAMPLES = 64
@@ -16,6 +17,8 @@ STATISTICS_SAMPLES = 64
 def start(model: LangBridge, training: Sequence[Example]) -> str:
     """Give the bridge its initial weights and return a line that tells how."""
     began = time.monotonic()
+    if model.recipe.bridge.start is not None:
+        return trained_start(model, model.recipe.bridge.start)
     random_start(model, training)
     if not model.recipe.warm_start.enabled:
         return "random start, with the statistics of the LM's word embeddings"
@@ -27,6 +30,26 @@ def start(model: LangBridge, training: Sequence[Example]) -> str:
     return (
         f"warm start: R2 {found.explained_variance:.3f} on {found.tokens:,} tokens{sharp}{imitated}, in {seconds:.0f} s"
     )
+
+
+def trained_start(model: LangBridge, run: str) -> str:
+    """Put the bridge of another run in place; raises CheckpointError when it is between other models or layers."""
+    folder = run_folder(run)
+    own, other = model.recipe, read_config(folder)
+    for name, found, wanted in (
+        ("encoder", other.encoder.name, own.encoder.name),
+        ("language model", other.language_model.name, own.language_model.name),
+        ("bridge.kind", other.bridge.kind, own.bridge.kind),
+        ("bridge.layers", other.bridge.layers, own.bridge.layers),
+    ):
+        if found != wanted:
+            raise CheckpointError(
+                f"bridge.start: {run} was trained with {name} {found}, but this recipe has {wanted}: start from a run "
+                "between the same models and layers, or leave bridge.start out."
+            )
+    weights = {name: value for name, value in read_weights(folder).items() if name.startswith("bridge.")}
+    model.load_trained(model.trained() | weights)
+    return f"start: the bridge of {run}"
 
 
 def warm_start(model: LangBridge, examples: Sequence[Example]) -> WarmStart:

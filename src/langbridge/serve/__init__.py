@@ -1,0 +1,1 @@
+"""HTTP server in the style of OpenAI's, and its playground."""
