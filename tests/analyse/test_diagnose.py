@@ -130,14 +130,15 @@ def test_the_overview_has_a_line_for_each_language(tiny_run: Path) -> None:
     assert [one.about for one in found] == [code for code in sanity_set().sources if code != "eng"]
 
 
+@pytest.fixture(scope="module")
+def generator() -> BridgedGenerator:
+    return load("embedded", routing="off")
+
+
 @pytest.mark.embedded
 @pytest.mark.usefixtures("embedded")
 class TestEmbedded:
     """Good languages are well; an invented script, another encoder and a random bridge are named."""
-
-    @pytest.fixture(scope="class")
-    def generator(self) -> BridgedGenerator:
-        return load("embedded", routing="off")
 
     def test_a_good_language_has_no_trouble(self, generator: BridgedGenerator) -> None:
         lines = Lines.read("swh", None, None, 10)
