@@ -201,7 +201,7 @@ def plot(found: dict[Cell, Measured], out: Path) -> None:
             for way in dict.fromkeys(cell.way for cell in here):
                 points = sorted((cell.value, number(one)) for cell, one in here.items() if cell.way == way)
                 axis.plot(*zip(*points, strict=True), marker="o", label=way)
-            axis.set(title=title, xlabel=label, xscale="log", ylim=(0, None))
+            axis.set(title=title, xlabel=label, xscale="log", ylim=(0, 1.1 * max(map(number, here.values()))))
             ticks = sorted({cell.value for cell in here})
             axis.set_xticks(ticks, labels=[f"{value:,}" for value in ticks])
             axis.minorticks_off()

@@ -13,6 +13,8 @@ import asyncio
 import itertools
 import json
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -232,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="Of --fuzz.")
     parser.add_argument("--json", type=Path, help="Write everything that was measured here.")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *given: sys.exit(143))  # the server is not left behind
     dtype = ["--dtype", options.dtype] if options.dtype else []
     with serving(options.run, "--engine", options.engine, *dtype) as served:
         if options.fuzz:

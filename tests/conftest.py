@@ -33,7 +33,14 @@ from langbridge.pretrained import PREFIX, home, quiet
 os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that tests start
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # for this one, which has read the variable already
 quiet()
-torch.set_num_threads(1)  # tiny tensors: threads cost more than they save
+torch.set_num_threads(1)  # for what is made once for many tests
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """Tiny tensors: threads cost more than they save; and sums of two threads round otherwise than those of one."""
+    torch.set_num_threads(2 if request.node.get_closest_marker("embedded") else 1)
+
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", *string.ascii_letters, *string.digits, *" .,!?'{}:\n"]
 TEMPLATE = "ask: {prompt}\nsay: "

@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.embedded, pytest.mark.usefixtures("embedded")]
 
 @pytest.fixture(scope="module")
 def bridged() -> BridgedGenerator:
-    torch.set_num_threads(2)
     return load("embedded")
 
 

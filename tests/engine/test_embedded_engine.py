@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-import torch
 from asking import parts, pieces, text_of
 
 from langbridge.data import Example
@@ -18,7 +17,6 @@ pytestmark = [pytest.mark.embedded, pytest.mark.usefixtures("embedded")]
 
 def test_greedy_answers_and_scores_are_the_generators() -> None:
     """In company, and joining one after another, as `langbridge generate` answers and scores them alone."""
-    torch.set_num_threads(2)
     generator: BridgedGenerator = load("embedded", routing="off")
     model, sampling = generator.model, Sampling(max_new_tokens=10)
     sources = sanity_set().sources

@@ -110,7 +110,8 @@ def test_killed_and_resumed_gives_the_same_files(
     """A process that kills itself in the second language, half a line behind it; then it is gone on with."""
     languages = ["eng", "swh"]
     script = f"""
-import os, signal, sys
+import os, signal, sys, torch
+torch.set_num_threads(1)
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from pathlib import Path
 from conftest import build

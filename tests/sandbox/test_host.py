@@ -8,6 +8,8 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import langbridge
 from langbridge.errors import ConfigError, SandboxError
 from langbridge.sandbox import host
 from langbridge.sandbox.host import Sandbox
+from langbridge.sandbox.leftovers import descendants
 from langbridge.sandbox.settings import Limits
 from langbridge.sandbox.values import Strange, pack, unpack
 
@@ -258,6 +261,44 @@ def test_without_namespaces_nothing_runs_unless_told(ordinary: tuple[str, int | 
     assert not any(isolated for _, _, isolated in found)
     if user is not None:
         assert not [path for path in Path("/proc").iterdir() if path.name.isdigit() and owner(path) == user]
+
+
+LASTING = """
+from langbridge.sandbox import kernel
+from langbridge.sandbox.host import Sandbox
+kernel.never_gain_privileges()
+assert kernel.filter_calls()
+sandbox = Sandbox(allowed=True, unisolated=True)
+print("ready", flush=True)
+program = "import os, time\\nos.setsid()\\nif os.fork():\\n    open('file', 'w')\\ntime.sleep(99999)"
+sandbox.judge(program, "def check(candidate): pass", "twice")
+"""
+
+
+def test_a_killed_host_leaves_nothing_without_namespaces_either(ordinary: tuple[str, int | None]) -> None:
+    """Whoever keeps the jail clears it away: processes in sessions of their own, and the temporary folder."""
+    python, user = ordinary
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if user is not None:
+            os.chown(folder, user, user)
+        with subprocess.Popen(
+            [python, "-c", LASTING],
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+            env={"PYTHONPATH": str(SOURCES), "TMPDIR": name},
+            stdout=subprocess.PIPE,
+            cwd="/",
+        ) as running:
+            assert running.stdout is not None
+            running.stdout.readline()
+            while not list(folder.glob("*/jail/file")) or len(found := descendants(running.pid)) < 4:
+                assert running.poll() is None
+            running.kill()
+        deadline = time.monotonic() + 60
+        while list(folder.iterdir()) or any(owner(Path("/proc", str(process))) != -1 for process in found):
+            assert time.monotonic() < deadline, (list(folder.iterdir()), found)
 
 
 def owner(path: Path) -> int:

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,13 +42,15 @@ def sandbox() -> Sandbox:
 
 
 @pytest.fixture(autouse=True)
-def unharmed(tmp_path: Path) -> Iterator[None]:
-    """A file that programs try to reach; afterwards it is as it was, and nothing of the program lives."""
+def unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file that programs try to reach; afterwards it is as it was, alone, and nothing of the program lives."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for this process
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # for those it starts
     (tmp_path / "precious").write_text("as it was")
     before = len(list(Path("/proc/self/fd").iterdir()))
     yield
     assert (tmp_path / "precious").read_text() == "as it was"
-    assert sorted(path.name for path in tmp_path.iterdir() if "jail" not in path.name) == ["precious"]
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
     assert not [pid for pid in descendants(os.getpid()) if b"sandbox.jail" in command_of(pid)]
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert f'"parent": {os.getpid()},'.encode() not in b"".join(map(command_of, every_process()))
@@ -279,10 +282,8 @@ except BlockingIOError:
 
 
 HOST = """
-import os, sys
 from langbridge.sandbox.host import Sandbox
 from langbridge.sandbox.settings import Limits
-print(os.getpid(), flush=True)
 sandbox = Sandbox(allowed=True, limits=Limits(wall_seconds=500.0))
 program = "import sys, time\\nprint('x' * 99999)\\ntime.sleep(99999)"
 sandbox.judge(program, "def check(candidate): pass", "twice")

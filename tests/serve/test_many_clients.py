@@ -1,7 +1,9 @@
 """Many clients at once, some of which leave, and a server that is restarted in the midst of it."""
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +41,8 @@ class Process:
     run: Path
     port: int = 0
     log: list[str] = field(default_factory=list)
+    number: int | None = None
+    """Of the process that runs."""
 
     async def start(self) -> None:
         options = ["--port", str(self.port), "--name", "tiny", "--most-completions", "160", "--log-prompts"]
@@ -47,6 +51,7 @@ class Process:
             stderr=subprocess.PIPE,
             limit=2**24,
         )
+        self.number = self.process.pid
         assert self.process.stderr is not None
         while "listening" not in (line := (await self.process.stderr.readline()).decode()):
             assert line, self.log
@@ -59,9 +64,16 @@ class Process:
         async for line in self.process.stderr:
             self.log.append(line.decode())
 
+    def kill(self) -> None:
+        """Leave nothing behind where a test failed in the midst of it."""
+        if self.number is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.number, signal.SIGKILL)
+
     async def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         code = await self.process.wait()
+        self.number = None
         await self.reading
         return code
 
@@ -142,7 +154,10 @@ def test_no_request_is_lost_or_answered_twice(run: Path) -> None:
         await asking
         return [*codes, await server.stop()]
 
-    assert asyncio.run(everybody()) == [0, 0]
+    try:
+        assert asyncio.run(everybody()) == [0, 0]
+    finally:
+        server.kill()
     stay = [client for client in clients if not client.leaves]
     assert all(len(client.answers) == 1 for client in stay)
     generator = BridgedGenerator(LangBridge.from_pretrained(run).eval())
@@ -160,3 +175,14 @@ def test_no_request_is_lost_or_answered_twice(run: Path) -> None:
     assert sum(client.refusals["429"] for client in stay) == outcomes["busy"] - sum(
         one["outcome"] == "busy" and int(one["prompts"][0].split()[1]) % 4 == 0 for one in ended
     )
+
+
+def test_a_server_that_is_told_to_stop_while_it_starts_stops(run: Path) -> None:
+    """A signal between the first line and uvicorn's own handlers used to be lost: the server ran for ever."""
+
+    async def briefly() -> int:
+        server = Process(run)
+        await server.start()
+        return await server.stop()
+
+    assert [asyncio.run(briefly()) for _ in range(3)] == [0, 0, 0]

@@ -120,7 +120,7 @@ def test_it_fits_and_is_used_by_keyboard(page: Page, server: Running, width: int
     page.screen(width, 800, phone=phone)
     page.open(server.url)
     assert page.run("document.documentElement.scrollWidth <= window.innerWidth")
-    assert page.run("document.activeElement.id") == "text"
+    page.until("document.activeElement.id === 'text'")
     seen = []
     for _ in range(14):
         page.press("Tab", 9)

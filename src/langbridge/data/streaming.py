@@ -7,6 +7,8 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from torch.utils.data import get_worker_info
+
 from langbridge.data.bad import DAMAGED, Bad
 from langbridge.data.examples import located
 from langbridge.data.tables import HUB, At, Record, entries, files
@@ -80,9 +82,10 @@ class Hub:
             self._number = mark["number"]
             self._dataset.load_state_dict(mark["state"])
         try:
-            for row in self._dataset:
+            # not `for row in dataset`: in a worker of a loader that gives the worker's share alone
+            for rows in self._dataset.iter(batch_size=1):
                 self._number += 1
-                record = {key: value for key, value in row.items() if value is not None}
+                record = {key: value for key, (value,) in rows.items() if value is not None}
                 yield record, f"{self.name}, record {self._number}"
         except (OSError, ValueError) as error:  # what arrow and the hub's file system raise
             why = f"damaged: {(str(error) or type(error).__name__).splitlines()[0]}"
@@ -94,7 +97,10 @@ class Hub:
 
     def _opened(self) -> Any:
         import datasets
+        import fsspec.asyn
 
+        if get_worker_info() is not None:
+            fsspec.asyn.reset_lock()  # a worker that was forked would wait for its parent's thread
         try:
             return datasets.load_dataset(self.identity, self.config, split="train", streaming=True)
         except Exception as error:  # the library raises many kinds; each means: not to be had

@@ -233,7 +233,7 @@ def temporary_folder() -> Iterator[Path]:
 
 def open_folders(folder: Path) -> None:
     """Let a folder and those in it be read and emptied again, whatever a program forbade; links are left alone."""
-    if folder.is_symlink():
+    if folder.is_symlink() or not folder.exists():
         return
     folder.chmod(0o700)
     for parent, names, _ in os.walk(folder):

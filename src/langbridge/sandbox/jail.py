@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -75,6 +76,8 @@ def keep(orders: Orders, own_tasks: int) -> None:
     if os.geteuid() == 0:
         end_user(orders.user)
     end_descendants()
+    if os.getppid() != orders.parent:  # the host was killed, and cannot do it
+        shutil.rmtree(Path(orders.folder).parent, ignore_errors=True)
 
 
 def stay() -> int:

@@ -3,6 +3,7 @@
 Nothing else of the host is there: no homes, no settings, no /proc, no /bin.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -72,8 +73,16 @@ def below(folder: Path, path: Path) -> Path:
 
 
 def enter_root(folder: Path) -> None:
-    """Go into a root folder that was built, for good; raises OSError if it can be written."""
+    """Go into a root folder that was built, for good; raises OSError if it can be written.
+
+    The folder that it was built on is removed, so that it does not stay if the host is killed.
+    """
+    outside = os.open(folder.parent.parent, os.O_RDONLY | os.O_DIRECTORY)
     kernel.enter_root(str(folder))
+    with contextlib.suppress(OSError):  # another user's: the host will remove it
+        os.rmdir(f"{folder.parent.name}/{folder.name}", dir_fd=outside)
+        os.rmdir(folder.parent.name, dir_fd=outside)
+    os.close(outside)
     if not os.statvfs("/").f_flag & os.ST_RDONLY:
         raise OSError("the jail's root can be written")
     os.chdir(WORK)

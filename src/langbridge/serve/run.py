@@ -58,11 +58,13 @@ def serve(service: Service) -> None:
         date_header=False,
         backlog=BACKLOG,
     )
+    server = Server(config, service)
+    for told in (signal.SIGINT, signal.SIGTERM):
+        # from now on, not from when uvicorn is up; and it sends itself the signal again when all is over
+        signal.signal(told, server.handle_exit)
     host, port = listening.getsockname()[:2]
     log.info("listening on http://%s:%d, model %s", f"[{host}]" if ":" in host else host, port, settings.name)
-    for told in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(told, lambda *given: None)  # uvicorn sends itself the signal again when all is over
-    Server(config, service).run(sockets=[listening])
+    server.run(sockets=[listening])
 
 
 def bind(host: str, port: int) -> socket.socket:
