@@ -131,7 +131,8 @@ def test_the_overview_has_a_line_for_each_language(tiny_run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def generator() -> BridgedGenerator:
+def shipped(embedded: None) -> BridgedGenerator:
+    """The bridge inside the package."""
     return load("embedded", routing="off")
 
 
@@ -140,37 +141,37 @@ def generator() -> BridgedGenerator:
 class TestEmbedded:
     """Good languages are well; an invented script, another encoder and a random bridge are named."""
 
-    def test_a_good_language_has_no_trouble(self, generator: BridgedGenerator) -> None:
+    def test_a_good_language_has_no_trouble(self, shipped: BridgedGenerator) -> None:
         lines = Lines.read("swh", None, None, 10)
-        found = run_signs(generator, "embedded", sanity_set().sources["eng"][:8])
-        found += language_signs(generator, "swh", lines.texts, lines.english)
+        found = run_signs(shipped, "embedded", sanity_set().sources["eng"][:8])
+        found += language_signs(shipped, "swh", lines.texts, lines.english)
         assert troubles(found) == set()
 
-    def test_an_invented_script(self, generator: BridgedGenerator) -> None:
+    def test_an_invented_script(self, shipped: BridgedGenerator) -> None:
         english = sanity_set().sources["eng"][:10]
         shifted = ["".join(chr(0x10400 + ord(c) % 60) if c.isalpha() else c for c in text) for text in english]
-        found = troubles(language_signs(generator, "dsrt", shifted, english))
+        found = troubles(language_signs(shipped, "dsrt", shifted, english))
         assert "the encoder's tokenizer does not know this script" in found
         assert "the encoder does not understand this language" in found
         assert "scores are near random: nothing comes through" in found
 
-    def test_an_encoder_whose_states_are_shuffled(self, generator: BridgedGenerator) -> None:
-        linear = generator.model.bridge.linear
+    def test_an_encoder_whose_states_are_shuffled(self, shipped: BridgedGenerator) -> None:
+        linear = shipped.model.bridge.linear
         kept, order = linear.weight.data, torch.randperm(384, generator=torch.Generator().manual_seed(1))
         linear.weight.data = kept[:, order]
         try:
-            found = run_signs(generator, "embedded", sanity_set().sources["eng"][:8])
+            found = run_signs(shipped, "embedded", sanity_set().sources["eng"][:8])
         finally:
             linear.weight.data = kept
         assert "the bridge does not fit this encoder" in troubles(found)
         assert not any("untrained" in trouble for trouble in troubles(found))
 
-    def test_a_random_bridge(self, generator: BridgedGenerator) -> None:
-        linear = generator.model.bridge.linear
+    def test_a_random_bridge(self, shipped: BridgedGenerator) -> None:
+        linear = shipped.model.bridge.linear
         kept = linear.weight.data
         linear.weight.data = torch.randn(kept.shape, generator=torch.Generator().manual_seed(1)) * kept.std()
         try:
-            found = run_signs(generator, "embedded", sanity_set().sources["eng"][:8])
+            found = run_signs(shipped, "embedded", sanity_set().sources["eng"][:8])
         finally:
             linear.weight.data = kept
         assert any("untrained" in trouble for trouble in troubles(found))

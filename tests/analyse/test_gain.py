@@ -68,6 +68,22 @@ def test_gain_joins_recorded_transfer_with_neutrality(
         conduct(other)
 
 
+def test_cells_of_study_encoder_are_encoders_too(quick: Callable[..., Setting], tmp_path: Path) -> None:
+    near = {"retrieval": 0.9, "centred": 0.9, "cka": 0.5, "apart": 0.4}
+    codes = [f"l{number:02}" for number in range(9)]
+    cell = {
+        "test": {code: number / 10 for number, code in enumerate(codes)},
+        "neutrality": {code: {**near, "cka": number / 20} for number, code in enumerate(codes)},
+    }
+    kept = {"study": "encoder", "setup": {}, "cells": {"6 layers, seed 1": cell, "6 layers, seed 2": cell}}
+    (tmp_path / "grid.json").write_text(json.dumps(kept), encoding="utf-8")
+    study = Gain(quick(quick=False))
+    study.tables, study.grid = {}, tmp_path / "grid.json"  # type: ignore[misc]
+    assert study.cells() == ["study encoder: 6 layers"]
+    text = conduct(study).read_text(encoding="utf-8")
+    assert "| study encoder: 6 layers | 9 | CKA | +1.00 |" in text
+
+
 def test_unseen_languages_come_first_and_are_compared(
     quick: Callable[..., Setting], saved: dict[str, Path], tmp_path: Path
 ) -> None:

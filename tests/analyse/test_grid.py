@@ -13,6 +13,7 @@ from langbridge.analyse.encoders import coarse, cut, random, rounded, variant
 from langbridge.analyse.expressivity import Expressivity
 from langbridge.analyse.gap import Gap, LowRank, Noise, at_rank, centred
 from langbridge.analyse.grid import over_seeds, trained
+from langbridge.analyse.measures import task_accuracy
 from langbridge.analyse.representation import encoder_layers
 from langbridge.analyse.studies import STUDIES
 from langbridge.analyse.study import Cell, Setting, conduct, read_study
@@ -102,10 +103,11 @@ def cell(development: float, test: float, **more: object) -> Cell:
 
 def test_the_table_compares_seed_by_seed(quick: Callable[..., Setting], recipe: Path) -> None:
     cells = {}
-    for setting, shift in (("linear last", 0.0), ("mlp-2 mix", 0.05)):
+    for setting, shift in (("mlp-2 mix", 0.05), ("linear last", 0.0)):
         for seed, level in ((1, 0.5), (2, 0.6), (3, 0.7)):
             cells[f"{setting}, seed {seed}"] = cell(level + shift, level - shift)
     text = Expressivity(quick(recipe=recipe)).table(cells)
+    assert text.index("| linear last") < text.index("| mlp-2 mix")  # whichever was measured first
     assert "| linear last | 1,000 | 3 | 0.600 ± 0.248 | 0.600 ± 0.248 | 0.800 |" in text
     assert "| mlp-2 mix | 1,000 | 3 | 0.650 ± 0.248 (+0.050 ± 0.000) | 0.550 ± 0.248 (-0.050 ± 0.000) |" in text
     assert "Best on the development languages: `mlp-2 mix` (0.650)" in text
@@ -221,3 +223,22 @@ def test_long_and_empty_records_are_left_out() -> None:
         {"source": " ", "target": "b"},
     ]
     assert short(records) == [{"source": "a", "target": "b"}]
+
+
+def test_benchmarks_are_asked_anew_for_each_cell(tiny_run: Path, tmp_path: Path) -> None:
+    for folder in ("eng_Latn", "fra_Latn", "swh_Latn"):
+        (tmp_path / "data" / "sib200" / folder).mkdir(parents=True)
+        for split in ("dev", "test"):
+            lines = [f"{number}\t{topic}\tA sentence {number}" for number, topic in enumerate(("travel", "sports") * 3)]
+            text = "\n".join(["index_id\tcategory\ttext", *lines]) + "\n"
+            (tmp_path / "data" / "sib200" / folder / f"{split}.tsv").write_text(text, encoding="utf-8")
+    model = LangBridge.from_pretrained(tiny_run)
+    first = task_accuracy(BridgedGenerator(model), "sib200", tmp_path / "data", tmp_path / "answers", quick=True)
+    assert set(first) == {"fra", "swh"}
+    assert all(share in (0.0, 0.3333, 0.6667, 1.0) for share in first.values())
+    kept = {path: path.read_bytes() for path in (tmp_path / "answers").rglob("*.jsonl")}
+    assert kept
+    with torch.no_grad():
+        model.bridge.linear.bias.add_(3.0)  # another cell's bridge
+    task_accuracy(BridgedGenerator(model), "sib200", tmp_path / "data", tmp_path / "answers", quick=True)
+    assert any(path.read_bytes() != old for path, old in kept.items())

@@ -49,7 +49,7 @@ class EncoderSize(Grid):
 
     def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
         """Draw transfer against layers and against bits, beside the bars of all settings."""
-        rows = by_setting(cells)
+        rows = by_setting(cells, self.settings)
         figure, axes = sheet(2, width=4.2, height=3.4)
         for one, (numbers, unit) in zip(axes, ((DEPTHS, "layers"), (WIDTHS, "bits")), strict=True):
             there = [number for number in numbers if f"{number} {unit}" in rows]

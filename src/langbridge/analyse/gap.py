@@ -136,7 +136,7 @@ class Gap(Grid):
 
     def table(self, cells: Mapping[str, Cell]) -> str:
         """Add the verdict: does anything raise transfer by what is wanted?"""
-        rows = by_setting(cells)
+        rows = by_setting(cells, self.settings)
         if self.base not in rows:
             return super().table(cells)
         gains = {}

@@ -7,7 +7,7 @@ all settings. Choices are for the development languages; test languages are only
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -185,7 +185,7 @@ class Grid(Study):
 
     def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
         """Draw the mean transfer ratio of the test languages by setting."""
-        rows = by_setting(cells)
+        rows = by_setting(cells, self.settings)
         figure, (axes,) = sheet(width=6.2, height=1.2 + 0.3 * len(rows))
         shown = {}
         for name, own in rows.items():
@@ -196,7 +196,7 @@ class Grid(Study):
 
     def table(self, cells: Mapping[str, Cell]) -> str:
         """Return all settings as Markdown."""
-        rows = by_setting(cells)
+        rows = by_setting(cells, self.settings)
         extra = [task for task in ("facts", *TASKS) if any(task in cell for cell in cells.values())]
         heads = [*PARTS.values(), "English nll", *extra]
         lines = [f"| setting | weights | seeds | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 3)}"]
@@ -238,13 +238,13 @@ def losses(path: Path) -> list[list[float]]:
     return [[record["step"], round(record["loss"], 4)] for record in records if "loss" in record]
 
 
-def by_setting(cells: Mapping[str, Cell]) -> dict[str, dict[int, Cell]]:
-    """Return cells by setting and seed."""
-    found: dict[str, dict[int, Cell]] = {}
+def by_setting(cells: Mapping[str, Cell], order: Iterable[str] = ()) -> dict[str, dict[int, Cell]]:
+    """Return cells by setting and seed; settings in a given order, whichever was measured first."""
+    found: dict[str, dict[int, Cell]] = {name: {} for name in order}
     for name, cell in cells.items():
         setting, _, seed = name.rpartition(", seed ")
         found.setdefault(setting, {})[int(seed)] = cell
-    return found
+    return {name: own for name, own in found.items() if own}
 
 
 def macro(ratios: Mapping[str, float]) -> float:

@@ -21,6 +21,8 @@ SHOWN = 3
 """Nearest tokens that are kept."""
 DRAWN = 14
 """Soft-prompt vectors that a row of the figure has."""
+LETTERS = 10
+"""Letters that fit into a field of it."""
 SENTENCE = 2
 """Number of the sentence in the figure, from 0."""
 
@@ -105,13 +107,21 @@ class Told(Study):
                 "a low cosine does not mean that nothing is said. English tokens are counted literally, so a synonym "
                 "counts as a miss. Other languages have other word orders and piece counts."
             ),
-            figures={"told": (drawn(cells, number), "Nearest LM token to each vector; darker: higher cosine.")},
+            figures={
+                "told": (
+                    drawn(cells, number),
+                    "Large: the LM token nearest to each vector. Small: the encoder's piece. Darker: higher cosine.",
+                )
+            },
         )
 
 
 def drawn(cells: Mapping[str, Cell], number: int) -> Figure:
     """Draw the nearest token to each soft-prompt vector of one sentence: rows are languages, columns positions."""
-    rows = {language: cell["sentences"][number]["heard"][:DRAWN] for language, cell in cells.items()}
+    whole = {language: cell["sentences"][number]["heard"] for language, cell in cells.items()}
+    rows = {
+        language: [part for part in heard if not _special(part["piece"])][:DRAWN] for language, heard in whole.items()
+    }
     width = max(map(len, rows.values()))
     figure, (axes,) = sheet(width=1.6 + 0.86 * width, height=0.9 + 0.52 * len(rows))
     cosines = np.full((len(rows), width), np.nan)
@@ -127,7 +137,7 @@ def drawn(cells: Mapping[str, Cell], number: int) -> Figure:
             axes.text(across, up - 0.12, _fit(part["nearest"][0][0]), ha="center", va="center", color=colour, size=8.5)
             piece = part["piece"].replace("▁", "")
             if piece and drawable(piece):
-                soft = "#dddddd" if dark else "#777777"
+                soft = "#e4e4e4" if dark else "#4a4a4a"
                 axes.text(across, up + 0.28, piece[:9], ha="center", va="center", color=soft, size=6.5)
     axes.set_yticks(range(len(rows)), [label(language) for language in rows])
     axes.set_xticks([])
@@ -154,4 +164,9 @@ def _shown(token: str) -> str:
 
 def _fit(token: str) -> str:
     text = token.strip() or repr(token)[1:-1]
-    return text[:9] if drawable(text) else "·"
+    return (text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…") if drawable(text) else "·"
+
+
+def _special(piece: str) -> bool:
+    """Tell whether a piece is the encoder's own beginning or end, or the boundary, rather than text."""
+    return len(piece) > 2 and piece[0] + piece[-1] in ("<>", "[]", "()")
