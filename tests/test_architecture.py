@@ -20,8 +20,8 @@ LEVELS = [
     {"calibrate"},
     {"train"},
     {"evaluate", "serve"},
-    {"analyse"},
-    {"commands", "cache_commands", "serve_command"},
+    {"analyse", "offline"},
+    {"commands", "cache_commands", "serve_command", "offline_command"},
     {"evaluate_commands", "study_commands"},
     {"cli", "__init__"},
     {"__main__"},
@@ -46,6 +46,7 @@ ALLOWED = {
     ("analyse", "analyse"),
     ("engine", "engine"),
     ("serve", "serve"),
+    ("offline", "offline"),
 }
 
 
@@ -84,6 +85,7 @@ def test_only_the_outermost_parts_import_late() -> None:
             "evaluate_commands.py",
             "serve_command.py",
             "study_commands.py",
+            "offline_command.py",
             "pretrained/names.py",
         ), f"{name} imports {late} late"
 

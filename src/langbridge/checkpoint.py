@@ -37,6 +37,7 @@ from langbridge.pretrained import (
     load_language_model,
     load_tokenizer,
     load_tokenizer_folder,
+    load_word_embeddings,
     whitespace_ids,
     with_source_language,
     with_whitespace,
@@ -87,7 +88,37 @@ class LangBridge(core.LangBridge):
     @classmethod
     def from_recipe(cls, recipe: Recipe, tokenizers: Path | None = None) -> Self:
         """Load the pretrained models of a recipe and put an untrained bridge between them."""
-        encoder, lm = recipe.encoder, recipe.language_model
+        lm = recipe.language_model
+        language_model = load_language_model(
+            lm.name,
+            revision=lm.revision,
+            dtype=lm.dtype,
+            gguf_file=lm.gguf_file,
+            quantization=lm.quantization,
+            device_map=lm.device_map,
+        )
+        return cls._before(language_model, recipe, tokenizers)
+
+    @classmethod
+    def front(cls, name: str | os.PathLike[str], *, revision: str | None = None, dtype: str | None = None) -> Self:
+        """Load a run without its LM's layers, for engines that have them: encoder, bridge and word embeddings.
+
+        Raises as `from_pretrained` does, and ConfigError for a run that changed the LM, which such engines do not.
+        """
+        folder, recipe, metadata = _described(name, revision, dtype)
+        if "language_model" in recipe.lora.parts:
+            raise ConfigError(
+                f"{name} trained low-rank adapters of its LM, but this engine runs the LM as it was pretrained: use "
+                "the engine transformers."
+            )
+        lm = recipe.language_model
+        words = load_word_embeddings(lm.name, revision=lm.revision, dtype=lm.dtype, gguf_file=lm.gguf_file)
+        return cls._before(words, recipe, folder / TOKENIZERS)._with_trained(folder, metadata)
+
+    @classmethod
+    def _before(cls, language_model: LanguageModel, recipe: Recipe, tokenizers: Path | None) -> Self:
+        """Put the recipe's encoder and an untrained bridge before an LM."""
+        encoder = recipe.encoder
         return cls(
             load_encoder(
                 encoder.name,
@@ -96,16 +127,9 @@ class LangBridge(core.LangBridge):
                 quantization=encoder.quantization,
                 device_map=encoder.device_map,
             ),
-            load_language_model(
-                lm.name,
-                revision=lm.revision,
-                dtype=lm.dtype,
-                gguf_file=lm.gguf_file,
-                quantization=lm.quantization,
-                device_map=lm.device_map,
-            ),
+            language_model,
             _encoder_tokenizer(encoder, tokenizers),
-            _lm_tokenizer(lm, tokenizers),
+            _lm_tokenizer(recipe.language_model, tokenizers),
             recipe,
         )
 
@@ -119,19 +143,19 @@ class LangBridge(core.LangBridge):
         CheckpointError when the folder is incomplete, truncated, foreign, or does not fit its models; ConfigError for
         an unknown type.
         """
-        folder = run_folder(name, revision=revision)
-        recipe, metadata = read_config(folder), read_metadata(folder)
-        if dtype is not None:
-            recipe = recipe.with_dtype(dtype)
-        model = cls.from_recipe(recipe, folder / TOKENIZERS)
-        found = {"encoder_dim": model.encoder.dim, "lm_dim": model.language_model.dim}
+        folder, recipe, metadata = _described(name, revision, dtype)
+        return cls.from_recipe(recipe, folder / TOKENIZERS)._with_trained(folder, metadata)
+
+    def _with_trained(self, folder: Path, metadata: dict[str, Any]) -> Self:
+        """Put a run's trained weights and template in place."""
+        found = {"encoder_dim": self.encoder.dim, "lm_dim": self.language_model.dim}
         wanted = {name: metadata.get(name) for name in found}
         if found != wanted:
             raise CheckpointError(f"{folder} was trained between models of sizes {wanted}, but these have {found}.")
-        model.load_trained(read_weights(folder))
-        model.template = PromptTemplate.of(metadata["template"], model.lm_tokenizer)
-        model.results = metadata.get("results", {})
-        return model
+        self.load_trained(read_weights(folder))
+        self.template = PromptTemplate.of(metadata["template"], self.lm_tokenizer)
+        self.results = metadata.get("results", {})
+        return self
 
     @property
     def collate(self) -> Collator:
@@ -196,6 +220,15 @@ class LangBridge(core.LangBridge):
             self.save_pretrained(folder)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload bridge"))
+
+
+def _described(
+    name: str | os.PathLike[str], revision: str | None, dtype: str | None
+) -> tuple[Path, Recipe, dict[str, Any]]:
+    """Return a run's folder, its recipe and what its weights fit."""
+    folder = run_folder(name, revision=revision)
+    recipe, metadata = read_config(folder), read_metadata(folder)
+    return folder, recipe if dtype is None else recipe.with_dtype(dtype), metadata
 
 
 def _encoder_tokenizer(config: EncoderConfig, saved: Path | None) -> PreTrainedTokenizerBase:

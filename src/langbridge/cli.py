@@ -22,7 +22,8 @@ from langbridge.commands import (
 )
 from langbridge.errors import ConfigError, DataError, LangBridgeError
 from langbridge.evaluate_commands import data_app, evaluate, report
-from langbridge.serve_command import serve
+from langbridge.offline_command import BadLines, Offline, PartLines, Shard, generate_files
+from langbridge.serve_command import EngineName, EngineSet, serve
 from langbridge.study_commands import diagnose, study
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ def generate(
     run: RunArgument,
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt; may be repeated.")] = None,
     input: Annotated[
-        Path | None, typer.Option(help="File: a prompt on each line, or .jsonl with `prompt`. `-` is stdin.")
+        Path | None,
+        typer.Option(help="File: a prompt on each line, or .jsonl with `prompt`; or a folder of these. `-` is stdin."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write JSON lines here.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write JSON lines here: a file, or a folder of parts.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="The LM alone on the text: the baseline.")] = False,
     routing: Routing = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the LM tokens nearest to the soft prompt.")] = False,
@@ -100,13 +102,43 @@ def generate(
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 16,
     dtype: Dtype = None,
+    engine: EngineName = "transformers",
+    engine_set: EngineSet = None,
+    shard: Shard = "0/1",
+    part_lines: PartLines = 1000,
+    bad_lines: BadLines = "refuse",
 ) -> None:
-    """Answer prompts in any language."""
+    """Answer prompts in any language.
+
+    From --input to --output, any number of lines: the same command goes on where an interrupted one stopped.
+    """
+    sampling = _sampling(max_new_tokens, temperature, top_p, top_k, stop, seed)
+    if output is not None and input is not None and str(input) != "-" and not (prompt or explain):
+        offline = Offline(
+            run=run,
+            input=input,
+            output=output,
+            sampling=sampling,
+            plain=plain,
+            routing=routing,
+            rows=batch_size,
+            dtype=dtype,
+            engine=engine,
+            engine_set=engine_set or (),
+            shard=shard,
+            part_lines=part_lines,
+            bad_lines=bad_lines,
+        )
+        generate_files(offline)
+        return
     prompts = _prompts(prompt, input)
     generator = load_generator(run, plain=plain, routing=routing, batch_size=batch_size, dtype=dtype)
-    sampling = _sampling(max_new_tokens, temperature, top_p, top_k, stop, seed)
     if explain:
         _print_explanation(generator, prompts)
+    _answer(generator, prompts, sampling, output)
+
+
+def _answer(generator: "BridgedGenerator", prompts: list[str], sampling: "Sampling", output: Path | None) -> None:
     if output is None and len(prompts) == 1 and sys.stdout.isatty() and not sampling.stop:
         for piece in generator.stream(prompts[0], sampling):
             typer.echo(piece, nl=False)

@@ -11,11 +11,17 @@ from langbridge.errors import ConfigError
 
 KEYS = "LANGBRIDGE_API_KEYS"
 """Environment variable of API keys, separated by commas."""
+EngineName = Annotated[str, typer.Option(help="What runs the LM: transformers, vllm, or the URL of a trusted vLLM.")]
+EngineSet = Annotated[
+    list[str] | None,
+    typer.Option(help="An argument of the engine itself, as tensor_parallel_size=2; may be repeated."),
+]
 
 
 def serve(
     run: Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")],
-    engine: Annotated[str, typer.Option(help="What runs the LM: transformers.")] = "transformers",
+    engine: EngineName = "transformers",
+    engine_set: EngineSet = None,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a key.")] = (
         "127.0.0.1"
     ),
@@ -47,9 +53,8 @@ def serve(
         raise ConfigError(
             f"serving needs {error.name}, which is not installed: pip install 'langbridge-lm[serve]'."
         ) from error
-    from langbridge.engine.choose import check_engine, make_engine
+    from langbridge.engine.choose import load_engine
     from langbridge.pretrained import quiet
-    from langbridge.routing import load
     from langbridge.serve.run import serve as run_server
     from langbridge.serve.service import Service
     from langbridge.serve.settings import ServeSettings
@@ -67,11 +72,10 @@ def serve(
         log_prompts=log_prompts,
         playground=playground,
     )
-    check_engine(engine, most_rows=rows)
     quiet()
-    model = load(run, routing="off", dtype=dtype).model
+    model, running = load_engine(engine, run, most_rows=rows, dtype=dtype, arguments=engine_set or [])
     config = dataclasses.replace(model.recipe.routing, kind=routing or model.recipe.routing.kind)
-    run_server(Service(model, make_engine(engine, model, most_rows=rows), settings, config))
+    run_server(Service(model, running, settings, config))
 
 
 def run_name(run: str) -> str:

@@ -13,8 +13,12 @@ def generator_of(sampling: Sampling, index: int) -> torch.Generator | None:
     """Return the generator of completion `index` of a request; None where nothing is drawn."""
     if sampling.temperature == 0:
         return None
-    # two numbers into one seed, so that completion 1 of seed 0 is not completion 0 of seed 1
-    return torch.Generator().manual_seed((sampling.seed * 0x9E3779B1 + index * 0x85EBCA77) % 2**63)
+    return torch.Generator().manual_seed(seed_of(sampling, index))
+
+
+def seed_of(sampling: Sampling, index: int) -> int:
+    """Return one seed for two numbers, so that completion 1 of seed 0 is not completion 0 of seed 1."""
+    return (sampling.seed * 0x9E3779B1 + index * 0x85EBCA77) % 2**63
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -6,6 +6,7 @@ from langbridge.pretrained.load import (
     load_language_model,
     load_tokenizer,
     load_tokenizer_folder,
+    load_word_embeddings,
     quiet,
 )
 from langbridge.pretrained.names import EMBEDDED, PREFIX, folder_of, home, local_path, pull
@@ -22,6 +23,7 @@ __all__ = [
     "load_language_model",
     "load_tokenizer",
     "load_tokenizer_folder",
+    "load_word_embeddings",
     "local_path",
     "pull",
     "quiet",

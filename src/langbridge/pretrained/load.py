@@ -76,6 +76,27 @@ def load_language_model(
     return language_model
 
 
+def load_word_embeddings(
+    name: str, *, revision: str | None = None, dtype: str = "float32", gguf_file: str | None = None
+) -> LanguageModel:
+    """Load what stands in front of a causal LM's layers, and its head: it embeds tokens and cannot continue them.
+
+    Raises PretrainedError when it cannot be read or lacks weights.
+    """
+    folder = folder_of(name, gguf_file=gguf_file)
+    config = _read(AutoConfig, name, folder, revision=revision, gguf_file=gguf_file)
+    text = config.get_text_config()
+    text.num_hidden_layers = 0
+    if getattr(text, "layer_types", None):
+        text.layer_types = []
+    model = _read_model(
+        AutoModelForCausalLM, name, folder, revision=revision, gguf_file=gguf_file, config=config, dtype=DTYPES[dtype]
+    )
+    language_model = LanguageModel(model)
+    language_model.freeze()
+    return language_model
+
+
 def load_tokenizer(name: str, *, revision: str | None = None, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer; a missing padding token is replaced by the end token."""
     folder = folder_of(name, gguf_file=gguf_file)
