@@ -121,6 +121,9 @@ def with_precision(recipe: Recipe, model: LangBridge, examples: Sequence[Example
         return recipe
     if torch.cuda.is_available():
         return recipe.with_training(precision="bf16" if torch.cuda.is_bf16_supported() else "fp32")
+    if model.language_model.dtype != torch.float32:  # nothing is left to cast
+        console.print(f"precision: fp32 for what learns; the LM computes in {recipe.language_model.dtype}")
+        return recipe.with_training(precision="fp32")
     found = agreed(measure(model, examples))
     console.print(
         f"precision: {found.choice} (bf16 is {found.speedup:.2f} x as fast, its gradient's cosine {found.cosine:.4f})"
