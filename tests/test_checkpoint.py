@@ -55,6 +55,21 @@ def test_truncated_and_missing_files_are_named(run: Path, name: str) -> None:
         LangBridge.from_pretrained(run)
 
 
+def test_a_recipe_cut_between_two_fields_is_refused(run: Path) -> None:
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    (run / "config.yaml").write_text("".join(lines[:-3]))
+    with pytest.raises(CheckpointError, match="it was cut"):
+        LangBridge.from_pretrained(run)
+
+
+def test_a_run_of_an_earlier_version_loads(run: Path) -> None:
+    """Fields that came later have their defaults."""
+    text = (run / "config.yaml").read_text()
+    assert "  streaming: false\n" in text
+    (run / "config.yaml").write_text(text.replace("  streaming: false\n", ""))
+    assert not LangBridge.from_pretrained(run).recipe.data.streaming
+
+
 def test_models_of_other_sizes_are_refused(run: Path) -> None:
     metadata = json.loads((run / "langbridge.json").read_text())
     (run / "langbridge.json").write_text(json.dumps(metadata | {"lm_dim": 9}))

@@ -54,8 +54,8 @@ CONFIG, WEIGHTS, METADATA, CARD, TOKENIZERS = (
 SHIPPED = "embedded"
 """Name of the bridge inside the package, for the embedded pair of models."""
 FORMAT = 1
-LATER = frozenset({"bridge.start"})
-"""Fields that run folders of earlier versions lack: what their defaults say held there."""
+END = "\n...\n"
+"""How a run's recipe ends: YAML's own mark. Fields that it lacks are younger than it, and their defaults hold."""
 
 
 class LangBridge(core.LangBridge):
@@ -275,23 +275,12 @@ def read_config(folder: Path) -> Recipe:
         names = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
         raise CheckpointError(f"{folder} has no {CONFIG}; found {names}. Is it a run folder?")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        recipe = Recipe.of(fields, str(path))
-        if missing := _missing(dataclasses.asdict(recipe), fields):
-            raise ConfigError(f"{missing} is missing; runs are written with every field, so the file was cut")
-        return recipe
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith(END):
+            raise ConfigError(f"its last line is not {END.strip()!r}, with which a run's recipe ends: it was cut")
+        return Recipe.of(yaml.safe_load(text), str(path))
     except (yaml.YAMLError, ConfigError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _missing(whole: dict[str, Any], found: dict[str, Any], place: str = "") -> str | None:
-    """Return the first field of `whole` that is not in `found`."""
-    for name, value in whole.items():
-        if name not in found and place + name not in LATER:
-            return place + name
-        if isinstance(value, dict) and (inner := _missing(value, found[name], f"{place}{name}.")):
-            return inner
-    return None
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

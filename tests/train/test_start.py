@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from conftest import build
-from langbridge.checkpoint import CONFIG, LangBridge, read_config
+from langbridge.checkpoint import LangBridge, read_config
 from langbridge.config import BridgeConfig, Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, ConfigError
@@ -59,17 +58,6 @@ def test_a_bridge_between_other_models_or_layers_is_refused(run: Path) -> None:
         start(changed(model, dataclasses.replace(recipe, bridge=missing)), EXAMPLES)
     with pytest.raises(ConfigError, match=r"bridge\.start is empty"):
         BridgeConfig(start=" ")
-
-
-def test_run_folders_from_before_the_field_are_read(run: Path) -> None:
-    fields = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    del fields["bridge"]["start"]
-    (run / CONFIG).write_text(yaml.safe_dump(fields), encoding="utf-8")
-    assert read_config(run).bridge.start is None
-    del fields["bridge"]["kind"]
-    (run / CONFIG).write_text(yaml.safe_dump(fields), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"bridge\.kind is missing"):
-        read_config(run)
 
 
 def test_training_goes_on_from_another_run(saved: dict[str, Path], tmp_path: Path) -> None:

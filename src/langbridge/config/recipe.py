@@ -123,9 +123,9 @@ class Recipe:
         return dataclasses.replace(self, encoder=encoder, language_model=language_model)
 
     def write(self, path: Path) -> None:
-        """Write the whole recipe, defaults included, as YAML."""
+        """Write the whole recipe, defaults included, as YAML with an end mark, by which a cut file is known."""
         fields = dataclasses.asdict(self)
-        write_text(path, yaml.safe_dump(_plain(fields), sort_keys=False, allow_unicode=True))
+        write_text(path, yaml.safe_dump(_plain(fields), sort_keys=False, allow_unicode=True, explicit_end=True))
 
 
 def _plain(value: Any) -> Any:
