@@ -64,6 +64,11 @@ class Page:
         self.call("Page.navigate", url=url)
         self.until("document.readyState === 'complete' && location.href.startsWith('http')")
 
+    def leave(self) -> None:
+        """Let go of the page and its connections."""
+        self.call("Page.navigate", url="about:blank")
+        self.until("location.href === 'about:blank'")
+
     def press(self, key: str, code: int, *, control: bool = False, text: str = "") -> None:
         """Press a key."""
         event = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 2 if control else 0}

@@ -28,7 +28,7 @@ def server(page: Page) -> Iterator[Running]:
         page.screen(1280, 900)
         page.open(found.url)
         yield found
-        page.open(found.url)  # lets go of its connections
+        page.leave()
 
 
 def ask(page: Page, text: str, tokens: int = 12) -> None:
