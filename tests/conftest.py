@@ -186,3 +186,16 @@ def quick(tiny_run: Path, tmp_path: Path) -> Callable[..., Any]:
         return Setting(**given)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def run(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of {BERT, Llama} that every test of a file shares."""
+    folder = tmp_path_factory.mktemp("run")
+    fields = {
+        "encoder": {"name": str(saved["bert"])},
+        "language_model": {"name": str(saved["llama"])},
+        "prompt": {"template": TEMPLATE},
+    }
+    LangBridge.from_recipe(Recipe.of(fields, "test")).save_pretrained(folder)
+    return folder

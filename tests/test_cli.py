@@ -7,26 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TEMPLATE
-from langbridge.checkpoint import LangBridge
-from langbridge.config import Recipe
-
 
 def cli(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "langbridge", *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=200, check=False)
-
-
-@pytest.fixture(scope="module")
-def run(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    fields = {
-        "encoder": {"name": str(saved["bert"])},
-        "language_model": {"name": str(saved["llama"])},
-        "prompt": {"template": TEMPLATE},
-    }
-    LangBridge.from_recipe(Recipe.of(fields, "test")).save_pretrained(folder)
-    return folder
 
 
 def test_help_lists_the_verbs_and_needs_no_torch() -> None:

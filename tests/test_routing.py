@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import TEMPLATE, build
+from conftest import build
 from langbridge.calibrate import Measured, measure, threshold
 from langbridge.checkpoint import LangBridge, read_config
 from langbridge.config import Recipe, RoutingConfig
@@ -128,18 +128,6 @@ def test_measuring_takes_english_and_the_development_languages_only(one: LangBri
     sources, plain = sanity_set().sources["deu"][:2], PlainGenerator(one)
     assert found["deu"].effort == pytest.approx(effort(plain, sources), abs=1e-5)
     assert all(len(part.gain) == 2 for part in found.values())
-
-
-@pytest.fixture(scope="module")
-def run(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("routed")
-    fields = {
-        "encoder": {"name": str(saved["bert"])},
-        "language_model": {"name": str(saved["llama"])},
-        "prompt": {"template": TEMPLATE},
-    }
-    LangBridge.from_recipe(Recipe.of(fields, "test")).save_pretrained(folder)
-    return folder
 
 
 def test_loading_by_recipe_or_by_argument(run: Path) -> None:

@@ -32,18 +32,6 @@ CHAT = (
 )
 
 
-@pytest.fixture(scope="module")
-def run(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    fields = {
-        "encoder": {"name": str(saved["bert"])},
-        "language_model": {"name": str(saved["llama"])},
-        "prompt": {"template": TEMPLATE},
-    }
-    LangBridge.from_recipe(Recipe.of(fields, "test")).save_pretrained(folder)
-    return folder
-
-
 def test_a_front_reads_as_the_whole_does_and_has_no_layers(run: Path) -> None:
     front, whole = LangBridge.front(run).eval(), LangBridge.from_pretrained(run).eval()
     assert front.template == whole.template

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import TEMPLATE, build
-from langbridge.checkpoint import LangBridge
-from langbridge.config import Recipe
+from conftest import build
 from langbridge.errors import ConfigError, DataError, LangBridgeError, PromptError
 from langbridge.evaluate.run import Answered, Request, answer
 from langbridge.evaluate.summary import summarise
@@ -57,18 +55,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bridge() -> BridgedGenerator:
     return BridgedGenerator(build(), batch_size=2)
-
-
-@pytest.fixture(scope="module")
-def run(saved: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    fields = {
-        "encoder": {"name": str(saved["bert"])},
-        "language_model": {"name": str(saved["llama"])},
-        "prompt": {"template": TEMPLATE},
-    }
-    LangBridge.from_recipe(Recipe.of(fields, "test")).save_pretrained(folder)
-    return folder
 
 
 def lines(path: Path) -> list[dict[str, object]]:

@@ -11,27 +11,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
-from conftest import TEMPLATE
 from langbridge.checkpoint import LangBridge
-from langbridge.config import Recipe
 from langbridge.data import Example
 from langbridge.generate import BridgedGenerator, Sampling
 
 CLIENTS = 200
 TOKENS = 24
-
-
-@pytest.fixture
-def run(saved: dict[str, Path], tmp_path: Path) -> Path:
-    fields = {
-        "encoder": {"name": str(saved["bert"])},
-        "language_model": {"name": str(saved["llama"])},
-        "prompt": {"template": TEMPLATE},
-    }
-    LangBridge.from_recipe(Recipe.of(fields, "test")).save_pretrained(tmp_path / "run")
-    return tmp_path / "run"
 
 
 @dataclass
