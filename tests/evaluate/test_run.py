@@ -104,7 +104,7 @@ from conftest import build
 from langbridge.evaluate.run import Request, answer
 from langbridge.evaluate.systems import System
 from langbridge.evaluate.tasks import open_task
-from langbridge.generate import BridgedGenerator
+from langbridge.generate import BridgedGenerator, PlainGenerator
 
 def die(text, done, total):
     if text.endswith("swh") and done >= 2:
@@ -145,6 +145,15 @@ def test_what_is_there_is_not_asked_again_and_more_may_be_asked(
     fewer = ask("msvamp", data, system, tmp_path, ["swh"], limit=2)
     assert len(fewer.records["swh"]) == 2
     assert len(lines(tmp_path / "swh.jsonl")) == 7  # nothing is thrown away
+
+
+def test_answers_of_the_plain_lm_outlive_the_bridge(data: Path, bridge: BridgedGenerator, tmp_path: Path) -> None:
+    task, request = open_task("msvamp", data), Request(languages=("swh",), limit=2, max_new_tokens=5)
+    plain = System("plain", PlainGenerator(bridge.model))
+    first = answer(task, plain, request, tmp_path, MADE_BY).records
+    (tmp_path / "swh.jsonl").write_text((tmp_path / "swh.jsonl").read_text(encoding="utf-8").replace("paper", "kept"))
+    again = answer(task, plain, request, tmp_path, {**MADE_BY, "weights": "v"}).records
+    assert json.dumps(again) == json.dumps(first).replace("paper", "kept")
 
 
 def test_other_settings_and_other_data_are_refused(data: Path, bridge: BridgedGenerator, tmp_path: Path) -> None:

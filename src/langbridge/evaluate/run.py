@@ -11,7 +11,7 @@ from langbridge.checkpoint import WEIGHTS, run_folder, versions
 from langbridge.data.examples import Example
 from langbridge.errors import DataError, PromptError
 from langbridge.evaluate.journal import Journal, Record
-from langbridge.evaluate.systems import ORIGINAL, RANDOM, RANDOM_SEED, System
+from langbridge.evaluate.systems import ORIGINAL, PLAIN_LM, RANDOM, RANDOM_SEED, System
 from langbridge.evaluate.task import Grade, Output, Task, TaskExample
 from langbridge.generate import Sampling, Score
 from langbridge.languages import PIVOT
@@ -97,6 +97,8 @@ def _originals(
 def settings_of(task: Task, system: System, request: Request, made_by: dict[str, Any]) -> dict[str, Any]:
     """Return what decides a system's answers to a task, apart from the data."""
     model = system.generator.model
+    if system.name in (PLAIN_LM, ORIGINAL):  # the LM alone answers the same whatever bridge lies beside it
+        made_by = {name: value for name, value in made_by.items() if name != "weights"}
     found = {
         "task": task.name,
         "system": system.name,
