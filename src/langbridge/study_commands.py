@@ -1,12 +1,16 @@
 """`langbridge study` and `langbridge diagnose`: why it works, and why it does not. Imports late, as `cli` does."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from langbridge.commands import Dtype, ProgressBar, RunArgument
 from langbridge.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from langbridge.analyse.study import Setting
 
 
 def study(
@@ -27,6 +31,9 @@ def study(
     only: Annotated[str, typer.Option(help="Only cells whose names begin with these, with commas.")] = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe.")] = None,
     dtype: Dtype = None,
+    transfer_only: Annotated[
+        bool, typer.Option("--transfer-only", help="Of each trained bridge, measure no facts and no benchmarks.")
+    ] = False,
 ) -> None:
     """Run one of the studies of why it works; what is done already is not done again."""
     try:
@@ -60,8 +67,9 @@ def study(
         overrides=tuple(overrides or ()),
         dtype=dtype,
         quick=quick,
-        command=_command(name, run, data, recipe, sentences, steps, seeds, only, overrides, dtype, quick),
+        transfer_only=transfer_only,
     )
+    setting = dataclasses.replace(setting, command=_command(name, setting))
     with ProgressBar(name) as bar:
         page = conduct(STUDIES[name](setting), bar.move_to)
     typer.echo(f"page: {page}")
@@ -77,29 +85,20 @@ def _seeds(text: str) -> tuple[int, ...]:
     return found
 
 
-def _command(
-    name: str,
-    run: str,
-    data: Path | None,
-    recipe: Path | None,
-    sentences: int | None,
-    steps: int | None,
-    seeds: str,
-    only: str,
-    overrides: list[str] | None,
-    dtype: str | None,
-    quick: bool,
-) -> str:
+def _command(name: str, setting: "Setting") -> str:
     """Return the call as the page shows it: folders by their names, so that no machine's paths are written down."""
+    seeds, only = ",".join(map(str, setting.seeds)), ",".join(setting.only)
+    folders = {"data": setting.data, "recipe": setting.recipe}
+    values = {"sentences": setting.sentences, "steps": setting.steps, "dtype": setting.dtype}
     parts = ["langbridge study", name]
-    parts += ["--quick"] if quick else []
-    parts += [f"--run {Path(run).name}"] if run != "embedded" else []
-    parts += [f"--{key} {value.name}" for key, value in (("data", data), ("recipe", recipe)) if value is not None]
-    parts += [f"--{key} {value}" for key, value in (("sentences", sentences), ("steps", steps)) if value is not None]
+    parts += ["--quick"] if setting.quick else []
+    parts += [f"--run {Path(setting.run).name}"] if setting.run != "embedded" else []
+    parts += [f"--{key} {value.name}" for key, value in folders.items() if value is not None]
+    parts += [f"--{key} {value}" for key, value in values.items() if value is not None]
     parts += [f"--seeds {seeds}"] if seeds != "1,2,3" else []
     parts += [f"--only '{only}'"] if only else []
-    parts += [f"--set {field}" for field in overrides or ()]
-    parts += [f"--dtype {dtype}"] if dtype is not None else []
+    parts += [f"--set {field}" for field in setting.overrides]
+    parts += ["--transfer-only"] if setting.transfer_only else []
     return " ".join(parts)
 
 

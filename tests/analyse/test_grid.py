@@ -78,6 +78,14 @@ def test_cells_are_not_made_anew(quick: Callable[..., Setting], recipe: Path) ->
         assert again["resampler mix, seed 1"][part] == kept[part]
 
 
+def test_transfer_only_asks_nothing_else(quick: Callable[..., Setting], recipe: Path) -> None:
+    study = Expressivity(quick(recipe=recipe, transfer_only=True))
+    cell = study.measure("linear last, seed 1")
+    assert "test" in cell
+    assert "facts" not in cell
+    assert study.setup()["measured"] == "transfer"
+
+
 def test_an_interrupted_training_is_gone_on_with(quick: Callable[..., Setting], recipe: Path, tmp_path: Path) -> None:
     study = Expressivity(quick(recipe=recipe, quick=False, steps=8))
     settings = study.read_recipe("mlp-1 last", 1)

@@ -59,6 +59,24 @@ def test_an_interrupted_study_goes_on_with_the_next_cell(quick: Callable[..., Se
     assert third.measured == []
 
 
+def test_processes_share_the_cells(quick: Callable[..., Setting]) -> None:
+    """Another process, begun while this one is at the first cell, makes the others and leaves the page to this one."""
+    first, second = squares(quick()), squares(quick())
+    measure = first.measure
+
+    def and_meanwhile(cell: str) -> Cell:
+        if not second.measured:
+            with pytest.raises(DataError, match="another process is still at 1"):
+                conduct(second)
+        return measure(cell)
+
+    first.measure = and_meanwhile  # type: ignore[method-assign]
+    page = conduct(first).read_text(encoding="utf-8")
+    assert first.measured == ["1"]
+    assert second.measured == ["2", "3"]
+    assert "1, 4, 9" in page
+
+
 def test_another_set_up_needs_another_folder(quick: Callable[..., Setting], tmp_path: Path) -> None:
     conduct(squares(quick()))
     with pytest.raises(DataError, match="sentences differ"):

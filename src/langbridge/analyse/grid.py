@@ -6,6 +6,7 @@ all settings. Choices are for the development languages; test languages are only
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,7 @@ class Grid(Study):
             "steps": self.step_count,
             "data": data_name(self.setting),
             "set": list(self.setting.overrides),
+            **({"measured": "transfer"} if self.setting.transfer_only else {}),
         }
 
     def ready(self, cells: Mapping[str, Cell]) -> bool:
@@ -140,12 +142,14 @@ class Grid(Study):
             english, ratios = transfer_ratios(generator, text, self.sentence_count)
             cell[part], cell[f"english_nll_{part}"] = ratios, english
         cell["neutrality"] = neutrality(generator, self.texts()["test"], self.sentence_count)
+        if self.setting.transfer_only:
+            return cell
         if self.facts:
             cell["facts"] = facts_accuracy(generator, quick=self.setting.quick)
         data = self.setting.data
         for task in TASKS if self.tasks else ():
             if data is not None and (data / task).is_dir():
-                answers = self.setting.work / "answers"
+                answers = self.setting.work / "answers" / str(os.getpid())  # other processes have cells of their own
                 cell[task] = task_accuracy(generator, task, data, answers, quick=self.setting.quick)
         return cell
 

@@ -2,7 +2,7 @@
 
 A study is one file of this folder: a class that inherits from `Study`, and a line in `studies.py`. Its folder holds
 `result.json` (set-up, cells, versions), the figures (PNG and SVG) and `README.md`, the page. An interrupted study goes
-on with the first cell that is missing.
+on with the first cell that is missing; several processes share the cells of one folder between them.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+
+from filelock import FileLock, Timeout
 
 from langbridge.analyse.figures import Figure, save
 from langbridge.checkpoint import SHIPPED, WEIGHTS, run_folder, versions
@@ -51,6 +53,8 @@ class Setting:
     dtype: str | None = None
     quick: bool = False
     """A small part of everything: does it run?"""
+    transfer_only: bool = False
+    """A training grid measures transfer and neutrality of its bridges, but asks no facts and no benchmarks."""
     command: str = ""
     """How it was called, for the page."""
 
@@ -121,24 +125,48 @@ def data_name(setting: Setting) -> str:
 def conduct(study: Study, progress: Progress = lambda text, done, total: None) -> Path:
     """Measure the cells that are missing, keep each at once, and return the page.
 
-    Raises DataError when the folder holds the study with another set-up.
+    A cell that another process is at is left to it. Raises DataError when the folder holds the study with another
+    set-up.
     """
-    out, names = study.setting.out, study.cells()
-    kept = _opened(study)
-    cells: dict[str, Cell] = kept["cells"]
+    names, claims = study.cells(), study.setting.work / "claims"
+    claims.mkdir(parents=True, exist_ok=True)
+    cells = _opened(study)["cells"]
     for done, name in enumerate(names):
         progress(name, done, len(names))
-        if name in cells:
+        claim = FileLock(claims / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock")
+        try:
+            with claim.acquire(timeout=0):
+                cells = _opened(study)["cells"]
+                if name not in cells:
+                    began = time.monotonic()
+                    found = study.measure(name)
+                    cells = _keep(study, name, {**found, "minutes": round((time.monotonic() - began) / 60, 2)})
+        except Timeout:
             continue
-        began = time.monotonic()
-        found = study.measure(name)
-        cells[name] = {**found, "minutes": round((time.monotonic() - began) / 60, 2)}
-        kept["versions"] = versions()
-        write_text(out / RESULT, json.dumps(kept, ensure_ascii=False) + "\n")
-        if study.ready(cells) and name != names[-1]:
-            write_page(study, kept)
     progress("page", len(names), len(names))
-    return write_page(study, kept)
+    with _held(study):
+        kept = _opened(study)
+        if not study.ready(kept["cells"]):
+            missing = ", ".join(name for name in names if name not in kept["cells"])
+            raise DataError(f"{study.setting.out}: no page yet, as another process is still at {missing}.")
+        return write_page(study, kept)
+
+
+def _held(study: Study) -> FileLock:
+    return FileLock(study.setting.work / "claims" / "result.lock")
+
+
+def _keep(study: Study, name: str, cell: Cell) -> Mapping[str, Cell]:
+    """Add a cell to what this and other processes have kept, and return all of them."""
+    with _held(study):
+        kept = _opened(study)
+        kept["cells"][name] = cell
+        kept["versions"] = versions()
+        write_text(study.setting.out / RESULT, json.dumps(kept, ensure_ascii=False) + "\n")
+        if study.ready(kept["cells"]):
+            write_page(study, kept)
+    cells: Mapping[str, Cell] = kept["cells"]
+    return cells
 
 
 def _opened(study: Study) -> dict[str, Any]:
@@ -168,14 +196,15 @@ def read_study(path: Path) -> dict[str, Any]:
 
 def write_page(study: Study, kept: dict[str, Any]) -> Path:
     """Write figures and page, and return the page's path."""
-    out, cells = study.setting.out, kept["cells"]
+    out, names = study.setting.out, study.cells()
+    cells = {name: kept["cells"][name] for name in [*names, *kept["cells"]] if name in kept["cells"]}
     page = study.page(cells)
     pictures = []
     for name, (figure, caption) in page.figures.items():
         save(figure, out / name)
         pictures.append(f"![{caption}]({name}.svg)\n\n*{caption}*\n")
-    missing = [name for name in study.cells() if name not in cells]
-    note = f"\n**Under way: {len(missing)} of {len(study.cells())} cells are missing.**\n" if missing else ""
+    missing = [name for name in names if name not in cells]
+    note = f"\n**Under way: {len(missing)} of {len(names)} cells are missing.**\n" if missing else ""
     made = ", ".join(f"{name} {version}" for name, version in kept.get("versions", {}).items())
     minutes = sum(cell.get("minutes", 0) for cell in cells.values())
     quick = " Quick mode: a trial of the code, not a result." if study.setting.quick else ""
