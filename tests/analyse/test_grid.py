@@ -103,7 +103,8 @@ def cell(development: float, test: float, **more: object) -> Cell:
         "development": {"deu": development + 0.1, "swh": development - 0.1},
         "test": {"fra": test},
         "parameters": 1000,
-        "english_nll_development": 0.8,
+        "nll_development": {"eng": 0.8, "deu": 2 - development, "swh": 2 - development},
+        "nll_test": {"eng": 0.8, "fra": 2 - test},
         "losses": [[1, 2.0], [2, 1.0]],
         **more,
     }
@@ -116,9 +117,10 @@ def test_the_table_compares_seed_by_seed(quick: Callable[..., Setting], recipe: 
             cells[f"{setting}, seed {seed}"] = cell(level + shift, level - shift)
     text = Expressivity(quick(recipe=recipe)).table(cells)
     assert text.index("| linear last") < text.index("| mlp-2 mix")  # whichever was measured first
-    assert "| linear last | 1,000 | 3 | 0.600 ± 0.248 | 0.600 ± 0.248 | 0.800 |" in text
+    assert "| linear last | 1,000 | 3 | 0.600 ± 0.248 | 0.600 ± 0.248 | 0.800 ± 0.000 | 1.400 ± 0.248 |" in text
     assert "| mlp-2 mix | 1,000 | 3 | 0.650 ± 0.248 (+0.050 ± 0.000) | 0.550 ± 0.248 (-0.050 ± 0.000) |" in text
     assert "Best on the development languages: `mlp-2 mix` (0.650)" in text
+    assert "Lowest loss there: `mlp-2 mix` (1.350)" in text
 
 
 def test_one_seed_has_no_interval() -> None:

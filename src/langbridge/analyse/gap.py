@@ -12,7 +12,7 @@ from langbridge.analyse.grid import Grid, by_setting, macro, over_seeds
 from langbridge.analyse.representation import encoder_layers
 from langbridge.analyse.study import Cell
 from langbridge.generate import BridgedGenerator
-from langbridge.transfer import compare
+from langbridge.transfer import Comparison, compare
 
 BARE = (
     "bridge.layers=last",
@@ -131,7 +131,9 @@ class Gap(Grid):
             pivot = text.pivot_sample(self.sentence_count)
             gain = compare(generator, pivot, pivot).gain
             for language, sources in text.sources.items():
-                cell[part][language] = centred_ratio(generator, sources, text.references(language), gain)
+                found = centred_comparison(generator, sources, text.references(language))
+                cell[part][language] = round(found.gain / gain, 4)
+                cell[f"nll_{part}"][language] = round(found.nll, 4)
         return cell
 
     def table(self, cells: Mapping[str, Cell]) -> str:
@@ -164,15 +166,10 @@ def macro_development(own: Mapping[int, Cell]) -> float:
     return over_seeds([macro(cell["development"]) for cell in own.values()])[0]
 
 
-def centred_ratio(
-    generator: BridgedGenerator, texts: Sequence[str], english: Sequence[str], pivot_gain: float
-) -> float:
-    """Return a language's transfer ratio when its mean state is replaced by that of its English translations.
-
-    `pivot_gain`: nats per token that English, as it is, is worth.
-    """
+def centred_comparison(generator: BridgedGenerator, texts: Sequence[str], english: Sequence[str]) -> Comparison:
+    """Return what a language is worth when its mean state is replaced by that of its English translations."""
     with centred(generator, texts, english):
-        return round(compare(generator, texts, english).gain / pivot_gain, 4)
+        return compare(generator, texts, english)
 
 
 @contextlib.contextmanager

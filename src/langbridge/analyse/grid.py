@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
-from langbridge.analyse.measures import facts_accuracy, neutrality, task_accuracy, transfer_ratios
+from langbridge.analyse.measures import facts_accuracy, neutrality, task_accuracy, transfer_measures
 from langbridge.analyse.study import Cell, Page, Setting, Study, data_name
 from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
 from langbridge.config import Recipe
@@ -139,8 +139,7 @@ class Grid(Study):
         """Return transfer by language, development and test apart, and whatever else the study asks."""
         cell: Cell = {}
         for part, text in self.texts().items():
-            english, ratios = transfer_ratios(generator, text, self.sentence_count)
-            cell[part], cell[f"english_nll_{part}"] = ratios, english
+            cell[part], cell[f"nll_{part}"] = transfer_measures(generator, text, self.sentence_count)
         cell["neutrality"] = neutrality(generator, self.texts()["test"], self.sentence_count)
         if self.setting.transfer_only:
             return cell
@@ -176,7 +175,9 @@ class Grid(Study):
                 "steps unless its name says otherwise, and measured by the mean transfer ratio over the development "
                 f"languages ({', '.join(DEVELOPMENT)}) and over {len(next(iter(cells.values()))['test'])} test "
                 f"languages of `{data_name(self.setting)}`, {self.sentence_count} sentences each. In brackets: the "
-                f"difference from `{self.base}`, seed by seed."
+                f"difference from `{self.base}`, seed by seed. Losses are nats per token of the same English "
+                "references: a ratio rises, too, where English itself is learned less well, the loss of the test "
+                "languages does not fall then."
             ),
             result=self.table(cells),
             interval="± is half of the 95% interval of Student's t over seeds; with one seed there is none (–).",
@@ -202,19 +203,23 @@ class Grid(Study):
         """Return all settings as Markdown."""
         rows = by_setting(cells, self.settings)
         extra = [task for task in ("facts", *TASKS) if any(task in cell for cell in cells.values())]
-        heads = [*PARTS.values(), "English nll", *extra]
+        heads = [*PARTS.values(), "loss, English", "loss, test", *extra]
         lines = [f"| setting | weights | seeds | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 3)}"]
-        best = ("", -math.inf)
+        best, lowest = ("", -math.inf), ("", math.inf)
         for name, own in rows.items():
             columns = [self._compared(name, rows, part) for part in PARTS]
-            nll = np.mean([cell["english_nll_development"] for cell in own.values()])
-            columns.append(f"{nll:.3f}")
+            losses = [cell["nll_test"] for cell in own.values()]
+            columns.append(_figure([loss[PIVOT] for loss in losses]))
+            columns.append(_figure([macro(foreign(loss)) for loss in losses]))
             columns += [self._compared(name, rows, task) for task in extra]
             weights = next(iter(own.values()))["parameters"]
             lines.append(f"| {name} | {weights:,} | {len(own)} | {' | '.join(columns)} |")
             mean = float(np.mean([macro(cell["development"]) for cell in own.values()]))
+            loss = float(np.mean([macro(foreign(cell["nll_development"])) for cell in own.values()]))
             best = max(best, (name, mean), key=lambda pair: pair[1])
-        return "\n".join([*lines, f"\nBest on the development languages: `{best[0]}` ({best[1]:.3f})."])
+            lowest = min(lowest, (name, loss), key=lambda pair: pair[1])
+        told = f"Best on the development languages: `{best[0]}` ({best[1]:.3f}). "
+        return "\n".join([*lines, f"\n{told}Lowest loss there: `{lowest[0]}` ({lowest[1]:.3f})."])
 
     def _compared(self, name: str, rows: Mapping[str, Mapping[int, Cell]], part: str) -> str:
         own = {seed: macro(cell[part]) for seed, cell in rows[name].items() if part in cell}
@@ -249,6 +254,11 @@ def by_setting(cells: Mapping[str, Cell], order: Iterable[str] = ()) -> dict[str
         setting, _, seed = name.rpartition(", seed ")
         found.setdefault(setting, {})[int(seed)] = cell
     return {name: own for name, own in found.items() if own}
+
+
+def foreign(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return all but English."""
+    return {language: figure for language, figure in figures.items() if language != PIVOT}
 
 
 def macro(ratios: Mapping[str, float]) -> float:

@@ -17,17 +17,22 @@ FACT_LANGUAGES = (PIVOT, *DEVELOPMENT, "fra", "rus", "hin", "jpn", "tur", "ell",
 ITEMS = 60
 """Items of each language of a benchmark."""
 TASK_LANGUAGES = 12
+Transfer = dict[str, float]
+"""Figure by language."""
 
 
-def transfer_ratios(generator: BridgedGenerator, text: Parallel, count: int) -> tuple[float, dict[str, float]]:
-    """Return the English loss (nats per token) and the transfer ratio of each language."""
+def transfer_measures(generator: BridgedGenerator, text: Parallel, count: int) -> tuple[Transfer, Transfer]:
+    """Return (transfer ratio, loss in nats per token) by language; English has a loss only.
+
+    A ratio also rises where English itself gets worse: the losses, of the same references, tell that apart.
+    """
     pivot_texts = text.pivot_sample(count)
     pivot = compare(generator, pivot_texts, pivot_texts)
-    ratios = {
-        language: compare(generator, sources[:count], text.references(language)[:count]).gain / pivot.gain
-        for language, sources in text.sources.items()
-    }
-    return round(pivot.nll, 4), {language: round(ratio, 4) for language, ratio in ratios.items()}
+    ratios, nll = {}, {PIVOT: round(pivot.nll, 4)}
+    for language, sources in text.sources.items():
+        found = compare(generator, sources[:count], text.references(language)[:count])
+        ratios[language], nll[language] = round(found.gain / pivot.gain, 4), round(found.nll, 4)
+    return ratios, nll
 
 
 def neutrality(generator: BridgedGenerator, text: Parallel, count: int) -> dict[str, dict[str, float]]:
