@@ -20,6 +20,8 @@ MOST_TEXTS = 32
 """Texts that the encoder reads at a time."""
 MOST_TOKENS = 4096
 """Encoder tokens that it reads at a time, padding included; a single longer text is read too."""
+GATHERING = 0.003
+"""Seconds for which texts are gathered, where they have been coming together."""
 Result = TypeVar("Result")
 
 
@@ -70,6 +72,7 @@ class EncoderQueue:
         self.hits = self.misses = 0
         self._waiting: list[Waiting] = []
         self._closing = False
+        self._latest = (0, 0)  # requests of the last two turns
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="langbridge-encoder", daemon=True)
         self._thread.start()
@@ -105,7 +108,10 @@ class EncoderQueue:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._waiting or self._closing)
+                if max(self._latest) > 1:  # who answers several at once soon hears from several at once
+                    self._wake.wait_for(lambda: self._closing, timeout=GATHERING)
                 new, self._waiting = self._waiting, []
+                self._latest = (self._latest[1], len(new))
                 if self._closing:
                     break
             self._turn([one for one in new if not one.answer.cancelled()])
