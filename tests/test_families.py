@@ -17,7 +17,8 @@ from families import ENCODERS, LANGUAGE_MODELS, PAIRS, encoder_half, make, table
 from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
 from langbridge.data import Example
-from langbridge.model import Embeddings
+from langbridge.errors import PretrainedError
+from langbridge.model import Batch, Embeddings
 from langbridge.pretrained import load_encoder, load_language_model
 
 DOCS = Path(__file__).parent.parent / "docs" / "families.md"
@@ -219,3 +220,37 @@ def test_docs_show_this_matrix() -> None:
     """`python -c "import families; print(families.table())"` in tests/ prints the table to paste."""
     assert table() in DOCS.read_text(encoding="utf-8")
     assert {family for encoder, lm in PAIRS for family in (encoder, lm)} == {*ENCODERS, *LANGUAGE_MODELS}
+
+
+def test_packed_rows_are_read_as_apart(pair: Pair) -> None:
+    """Losses, log-likelihoods and gradients of records that share a row; where that cannot be, it is said."""
+    model, lm = pair.model, pair.model.language_model
+    batch = model.collate(EXAMPLES)
+    if not lm.takes_positions:
+        with pytest.raises(PretrainedError, match=r"takes no position_ids.* set training\.packing: null"):
+            lm.pack(256)
+        return
+    wanted, apart = _learned(model, batch)
+    rows: list[int] = []
+    hook = lm.model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    try:
+        lm.pack(256)
+        rows.clear()
+        found, together = _learned(model, batch)
+    finally:
+        hook.remove()
+        lm.packing = None
+    assert torch.allclose(found, wanted, atol=5e-5)
+    assert torch.allclose(together, apart, atol=1e-5, rtol=1e-4)
+    assert max(rows) == (len(EXAMPLES) if lm._sight < 200 else 1)  # a window is shorter than these prompts
+
+
+def _learned(model: LangBridge, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return log-likelihoods, and the bridge's gradient of the loss."""
+    model.zero_grad()
+    with torch.no_grad():
+        logs = model.log_likelihood(batch)
+    model(batch).backward()
+    return logs, torch.cat([p.grad.flatten() for p in model.bridge.parameters() if p.grad is not None])

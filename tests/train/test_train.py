@@ -125,6 +125,15 @@ def test_keeping_less_changes_nothing(saved: dict[str, Path], data: Path, tmp_pa
     assert torch.allclose(runs[False].bridge.linear.weight, runs[True].bridge.linear.weight, atol=1e-5)
 
 
+def test_packing_changes_nothing(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    runs = {
+        most: train(recipe(saved, data, steps=3, packing=most, token_budget=100), tmp_path / str(most))
+        for most in (None, 90)
+    }
+    assert runs[90].language_model.packing == 90
+    assert torch.allclose(runs[None].bridge.linear.weight, runs[90].bridge.linear.weight, atol=1e-5)
+
+
 def test_warm_start_beats_a_random_one(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
     warm = train(recipe(saved, data, steps=1), tmp_path / "warm")
     fields = recipe(saved, data, steps=1)

@@ -205,6 +205,8 @@ class TrainingConfig:
     """Compute what layers kept for the way back a second time: far less memory, about a third more time."""
     token_budget: int | None = None
     """Most LM tokens of a micro-batch, padding included: bounds the memory of activations; null: no bound."""
+    packing: int | None = None
+    """LM positions of a row that several records share, each seeing itself alone; null: a row for each record."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.1
@@ -241,6 +243,10 @@ class TrainingConfig:
         _need(
             self.token_budget is None or self.token_budget > 0,
             f"training.token_budget must be positive or null, got {self.token_budget}",
+        )
+        _need(
+            self.packing is None or self.packing > 0,
+            f"training.packing must be a number of LM positions or null, got {self.packing}",
         )
         _need(self.workers >= 0, f"training.workers must not be negative, got {self.workers}")
         _need(self.learning_rate > 0, f"training.learning_rate must be positive, got {self.learning_rate}")

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,11 +15,14 @@ from langbridge.errors import PretrainedError
 from langbridge.model.embeddings import Embeddings, flush, join
 from langbridge.model.head import Head, likelihoods
 from langbridge.model.opening import Opening, cache_name, shareable
+from langbridge.model.packing import pack
 
 MOST_OPENINGS = 4
 """Openings whose keys and values are kept."""
 SHORT = 256
 """Positions up to which plain attention is faster than torch's fused one in bf16 on a CPU."""
+PROBE, NEAR = 6, {torch.float32: 1e-4}
+"""Tokens on which an LM shows whether it can read packed rows, and how near its states must be; else 0.05."""
 
 
 class LanguageModel(nn.Module):
@@ -43,6 +47,8 @@ class LanguageModel(nn.Module):
         self.attention = model.config._attn_implementation
         self.shares_opening = True
         """Whether tokens that begin every row are read once; found out when it is first tried."""
+        self.packing: int | None = None
+        """Positions of a row that several sequences share where losses are computed; None: a row for each."""
         self._openings: dict[tuple[int, ...], Opening] = {}
 
     @property
@@ -276,10 +282,51 @@ class LanguageModel(nn.Module):
         """Run the LM's layers over rows that are padded on the right."""
         batch, length = whole.mask.shape
         start = opening.length if opening is not None else 0
+        if self.packing is not None and batch > 1 and start + length <= self._sight:
+            return self._read_packed(whole, opening, self.packing)
         positions = torch.arange(start, start + length, device=whole.mask.device).expand(batch, -1)
         mask = torch.cat([whole.mask.new_ones(batch, start), whole.mask], dim=1)
         extra = {} if opening is None else opening.behind(batch)
         return self._read(whole.vectors, mask, positions, use_cache=opening is not None, **extra)
+
+    def _read_packed(self, whole: Embeddings, opening: Opening | None, most: int) -> Any:
+        """Do the same with several sequences in a row."""
+        packed = pack(whole, most, opening.length if opening is not None else 0)
+        extra = {} if opening is None else opening.behind(len(packed.vectors))
+        read = self._read(packed.vectors, packed.mask, packed.positions, use_cache=opening is not None, **extra)
+        read.last_hidden_state = packed.unpack(read.last_hidden_state, whole.mask.shape)
+        return read
+
+    @property
+    def _sight(self) -> float:
+        """Positions up to which every layer sees a whole sequence: a block mask knows no sliding window."""
+        return getattr(self.model.config.get_text_config(), "sliding_window", None) or math.inf
+
+    @torch.no_grad()
+    def pack(self, most: int) -> None:
+        """Let sequences share rows of `most` positions where losses are computed.
+
+        Raises PretrainedError where this LM does not read them in one row as it reads them apart.
+        """
+        name, advice = type(self.model).__name__, "set training.packing: null."
+        if not self.takes_positions:
+            raise PretrainedError(f"{name} takes no position_ids, which sequences that share a row need; {advice}")
+        if self.attention not in ("eager", "sdpa"):
+            raise PretrainedError(
+                f"sequences that share a row need a block mask, which attention {self.attention!r} does not take; "
+                f"load {name} with sdpa or {advice}"
+            )
+        ids = torch.arange(2 * PROBE, device=self.device).view(2, -1) % len(self.model.get_input_embeddings().weight)
+        whole = self.embed(ids, (ids < 2 * PROBE - 2).long())  # the second is the shorter
+        apart, together = self._read_rows(whole, None), self._read_packed(whole, None, 2 * PROBE)
+        error = (apart.last_hidden_state - together.last_hidden_state)[whole.mask.bool()].norm()
+        found = float(error / apart.last_hidden_state[whole.mask.bool()].norm())
+        if not found < NEAR.get(self.dtype, 0.05):
+            raise PretrainedError(
+                f"{name} does not read sequences that share a row as it reads them apart (states differ by {found:.1%})"
+                f": it may have layers without attention, or count positions by itself; {advice}"
+            )
+        self.packing = most
 
     def _head(self, read: Any) -> Head:
         return lambda states: self._logits(states, read)
@@ -307,7 +354,7 @@ class LanguageModel(nn.Module):
         """Run the LM's layers without its head."""
         if self.takes_positions:
             arguments["position_ids"] = positions
-        self._attend(short_on_cpu(vectors, mask.shape[1]))
+        self._attend(short_on_cpu(vectors, mask.shape[-1]))
         return self.model.get_decoder()(inputs_embeds=vectors, attention_mask=mask, **arguments)
 
     def _attend(self, plainly: bool) -> None:

@@ -17,14 +17,15 @@ WORTH_ELSEWHERE = 512
 def micro_batches(model: LangBridge, batch: Batch, *, parts: int, budget: int | None) -> list[Batch]:
     """Split a batch into at least `parts` micro-batches of at most `budget` LM tokens, padding included.
 
-    Rows are sorted by opening and length, so their order is not kept. A row longer than the budget stands alone.
+    Rows are sorted by opening and length, so their order is not kept. A row longer than the budget stands alone. Where
+    the LM packs rows, only their own tokens count.
     """
     lengths = model.lengths(batch)
-    most_rows = -(-len(lengths) // parts)
+    most_rows, packs = -(-len(lengths) // parts), model.language_model.packing is not None
     pieces = [
         piece
         for group in _groups(batch, WORTH.get(batch.target_ids.device.type, WORTH_ELSEWHERE))
-        for piece in _cut(group[lengths[group].argsort(stable=True)], lengths, most_rows, budget)
+        for piece in _cut(group[lengths[group].argsort(stable=True)], lengths, most_rows, budget, packs)
     ]
     return [batch] if len(pieces) == 1 else [batch.rows(piece) for piece in pieces]
 
@@ -46,12 +47,14 @@ def _groups(batch: Batch, worth: int) -> Iterator[Tensor]:
         yield (~apart[kind]).nonzero()[:, 0]
 
 
-def _cut(order: Tensor, lengths: Tensor, most_rows: int, budget: int | None) -> Iterator[Tensor]:
+def _cut(order: Tensor, lengths: Tensor, most_rows: int, budget: int | None, packs: bool) -> Iterator[Tensor]:
     """Cut rows, sorted by length, wherever one more would be too many."""
-    bounds = [0]
+    bounds, total = [0], 0
     for place, length in enumerate(lengths[order].tolist()):
-        rows = place - bounds[-1] + 1
-        if rows > 1 and (rows > most_rows or (budget is not None and rows * length > budget)):
+        rows, total = place - bounds[-1] + 1, total + length
+        area = total if packs else rows * length
+        if rows > 1 and (rows > most_rows or (budget is not None and area > budget)):
             bounds.append(place)
+            total = length
     for first, end in pairwise([*bounds, len(order)]):
         yield order[first:end]

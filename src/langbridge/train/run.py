@@ -54,6 +54,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
     set_seed(recipe.training.seed)
     model = LangBridge.from_recipe(recipe)
     keep_less(model)
+    if recipe.training.packing is not None:
+        model.language_model.pack(recipe.training.packing)
     console.print(parameters(model))
     if slow_in_bf16(model):
         console.print("this CPU has no instructions for bfloat16: set the models' dtype to float32 if steps are slow")
