@@ -59,7 +59,7 @@ def evaluate(
     sandbox = Sandbox(allowed=allow_code, unisolated=unisolated) if run_code else None
 
     from langbridge.evaluate.run import Request
-    from langbridge.evaluate.systems import baselines, with_template
+    from langbridge.evaluate.systems import PLAIN_LM, baselines, with_template
     from langbridge.evaluate.tasks import TASKS, open_task
 
     if unknown := [name for name in names if name not in (*SANITY, *TASKS)] or ([] if names else [task]):
@@ -73,7 +73,7 @@ def evaluate(
     chosen = {name: _languages(part, languages) for name, part in opened.items()}
     for name in (name for name in names if name in SANITY):
         own = out if one_file or out is None else out / f"{name}.json"
-        _sanity(run, name, data, languages, limit, render, routing, own, batch_size, dtype)
+        _sanity(run, name, data, languages, limit, render, routing, own, batch_size, dtype, PLAIN_LM in beside)
     if benchmarks and out is not None:
         generator = load_generator(run, routing=routing, batch_size=batch_size, dtype=dtype)
         with_template(generator.model, template)
@@ -130,6 +130,7 @@ def _sanity(
     out: Path | None,
     batch_size: int,
     dtype: str | None,
+    plain_too: bool,
 ) -> None:
     """Transfer or facts: one JSON file, gone on with language by language."""
     from langbridge.data.parallel import read_parallel
@@ -147,8 +148,11 @@ def _sanity(
         generator, texts = load_generator(run, routing=routing, batch_size=batch_size, dtype=dtype), parallel.sources
         made = {"task": task, "limit": limit, "render": render, "dtype": dtype, **routing_of(generator)}
         rows = Rows(out, fingerprint(run, [parallel.sources, parallel.english], **made))
+        beside = PlainGenerator(generator.model, batch_size=batch_size) if plain_too else None
         with ProgressBar(task) as bar:
-            result = evaluate_transfer(generator, parallel, limit=limit, render=render, rows=rows, progress=bar.move_to)
+            result = evaluate_transfer(
+                generator, parallel, limit=limit, render=render, rows=rows, plain=beside, progress=bar.move_to
+            )
     else:
         texts = read_facts(codes, limit)[0]  # complains before models are loaded
         generator = load_generator(run, routing=routing, batch_size=batch_size, dtype=dtype)

@@ -56,6 +56,18 @@ def test_transfer_ratio_is_the_share_that_came_through() -> None:
     assert result["median_transfer_ratio"] == 0.75
 
 
+def test_the_plain_lm_stands_beside_in_the_same_unit() -> None:
+    """What it makes of a sentence, as a share of what English is worth through the bridge; rows that lack it get it."""
+    known = dict(zip(ENGLISH, ENGLISH, strict=True)) | dict(zip(DATA.sources["aaa"], ENGLISH, strict=True))
+    rows = Rows()
+    first = evaluate_transfer(Knows(known), DATA, render=0, rows=rows)
+    both = evaluate_transfer(Knows(known), DATA, render=0, rows=rows, plain=Knows(known, worth=1.5))
+    assert "plain" not in first["languages"]["aaa"]
+    assert both["languages"]["aaa"].items() > first["languages"]["aaa"].items()
+    assert both["languages"]["aaa"]["plain"]["nll"] == 2.5
+    assert both["languages"]["aaa"]["plain"]["transfer_ratio"] == 0.5
+
+
 def test_nothing_understood_is_zero() -> None:
     result = evaluate_transfer(Knows(dict(zip(ENGLISH, ENGLISH, strict=True))), DATA, render=0)
     assert result["median_transfer_ratio"] == 0.0
@@ -162,12 +174,20 @@ def test_intervals_and_p_values() -> None:
 def test_report_is_one_complete_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = {"run": {"name": "r", "encoder": "e5", "language_model": "lm"}}
     known = dict(zip(ENGLISH, ENGLISH, strict=True)) | dict(zip(DATA.sources["aaa"], ENGLISH, strict=True))
-    transfer = evaluate_transfer(Knows(known), DATA) | run
+    transfer = evaluate_transfer(Knows(known), DATA, plain=Knows({})) | run
     questions, _ = read_facts(["swh", "ara"])
     facts = evaluate_facts(Knows(dict.fromkeys(questions["swh"], "<b>Paris</b>")), Knows({}), ["swh", "ara"]) | run
     write_report([transfer, facts], tmp_path / "report.html", title="A <title>")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for part in ("viewport", "Swahili", "A &lt;title&gt;", "&lt;b&gt;Paris", "median ratio", "width:100.0%"):
+    for part in (
+        "viewport",
+        "Swahili",
+        "A &lt;title&gt;",
+        "&lt;b&gt;Paris",
+        "median ratio",
+        "width:100.0%",
+        "1.00 / 0.00",
+    ):
         assert part in page
     for outside in ("http://", "https://", "<script", "<b>Paris"):
         assert outside not in page

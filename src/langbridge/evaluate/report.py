@@ -49,13 +49,15 @@ def print_table(result: Result) -> None:
     """Print one result to the terminal."""
     console = Console()
     if result["task"] == "transfer":
-        table = Table("language", "nll", "mismatch", "transfer ratio", "95% interval", "chrF")
+        plain = ["plain LM"] if with_plain(result) else []
+        table = Table("language", "nll", "mismatch", "transfer ratio", "95% interval", *plain, "chrF")
         for language, row in _ordered(result):
             low, high = row["ci95"]
             chrf = f"{row['chrf']:.1f}" if "chrf" in row else "-"
             ratio = f"{row['transfer_ratio']:.3f}"
-            cells = (f"{row['nll']:.2f}", f"{row['mismatch']:.2f}", ratio, f"{low:.3f} to {high:.3f}", chrf)
-            table.add_row(name_of(language), *cells)
+            cells = (f"{row['nll']:.2f}", f"{row['mismatch']:.2f}", ratio, f"{low:.3f} to {high:.3f}")
+            beside = [f"{row['plain']['transfer_ratio']:.3f}"] if plain else []
+            table.add_row(name_of(language), *cells, *beside, chrf)
         console.print(table)
         pivot = result["pivot"]
         console.print(f"English itself: nll {pivot['nll']:.2f}, mismatch {pivot['mismatch']:.2f}")
@@ -107,15 +109,23 @@ def write_report(results: Sequence[Result], path: Path, *, title: str) -> None:
 
 
 def _transfer(result: Result) -> str:
-    rows = _ordered(result)
+    rows, both = _ordered(result), with_plain(result)
     bars = "".join(
         _bar(
             name_of(language),
-            [(row["transfer_ratio"], "")],
+            [(row["transfer_ratio"], "first"), (row["plain"]["transfer_ratio"], "second")]
+            if both
+            else [(row["transfer_ratio"], "")],
             row["ci95"],
-            f"{row['transfer_ratio']:.2f}",
+            f"{row['transfer_ratio']:.2f}" + (f" / {row['plain']['transfer_ratio']:.2f}" if both else ""),
         )
         for language, row in rows
+    )
+    key = (
+        " <span class=key style='background:var(--ours)'></span>bridge "
+        "<span class=key style='background:var(--other)'></span>plain LM reading the text"
+        if both
+        else ""
     )
     pivot = result["pivot"]
     examples = "".join(
@@ -132,11 +142,17 @@ def _transfer(result: Result) -> str:
     )
     return (
         f"<h2>Transfer ({_text(result['data'])})</h2><p>0: nothing of the sentence reaches the LM. 1: as much as "
-        "from the English sentence itself. Lines: 95% bootstrap intervals.</p><div class=headline>"
+        f"from the English sentence itself, through the bridge. Lines: 95% bootstrap intervals.{key}</p>"
+        "<div class=headline>"
         f"<div><b>{result['median_transfer_ratio']:.2f}</b>median ratio</div>"
         f"<div><b>{len(rows)}</b>languages</div><div><b>{pivot['nll']:.2f} / {pivot['mismatch']:.2f}</b>"
         f"English loss, right / wrong source</div></div><div class=bars>{bars}</div>{table}"
     )
+
+
+def with_plain(result: Result) -> bool:
+    """Tell whether a result of `transfer` has the LM alone beside the bridge in every language."""
+    return all("plain" in row for row in result["languages"].values())
 
 
 def _facts(result: Result) -> str:

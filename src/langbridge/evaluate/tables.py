@@ -142,17 +142,22 @@ def markdown_tables(results: Sequence[Result]) -> str:
 
 
 def _transfer_markdown(result: Result) -> str:
-    rows = []
+    rows, plain = [], all("plain" in row for row in result["languages"].values())
     for code, row in sorted(result["languages"].items(), key=lambda item: -item[1]["transfer_ratio"]):
         low, high = row["ci95"]
         ratio = f"{row['transfer_ratio']:.2f}"
-        rows.append([name_of(code), ratio, f"{low:.2f} to {high:.2f}", f"{row['nll']:.2f}", f"{row['mismatch']:.2f}"])
+        beside = []
+        if plain:
+            low_plain, high_plain = row["plain"]["ci95"]
+            beside = [f"{row['plain']['transfer_ratio']:.2f} ({low_plain:.2f} to {high_plain:.2f})"]
+        losses = (f"{row['nll']:.2f}", f"{row['mismatch']:.2f}")
+        rows.append([name_of(code), ratio, f"{low:.2f} to {high:.2f}", *losses, *beside])
     pivot, median = result["pivot"], result["median_transfer_ratio"]
     note = (
         f"{result['run']['name']}, data {result['data']}. Median ratio {median:.3f} over {len(rows)} languages. "
         f"English itself: nll {pivot['nll']:.2f}, mismatch {pivot['mismatch']:.2f} nats per token."
     )
-    head = ["language", "transfer ratio", "95% interval", "nll", "mismatch"]
+    head = ["language", "transfer ratio", "95% interval", "nll", "mismatch", *(["plain LM"] if plain else [])]
     return f"## transfer\n\n{note}\n\n{_markdown(head, rows)}"
 
 

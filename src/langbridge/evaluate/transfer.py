@@ -29,12 +29,14 @@ def evaluate_transfer(
     limit: int | None = None,
     render: int | None = None,
     rows: Rows | None = None,
+    plain: TextGenerator | None = None,
     progress: Callable[[str, int, int], None] = lambda language, done, total: None,
 ) -> dict[str, Any]:
     """Return the task's result: per language nll, mismatch, transfer ratio with its 95% interval, and chrF.
 
     `render`: sentences per language whose greedy English rendering is compared by chrF (None: all, 0: none).
-    `rows`: languages that are done already, and where to keep the others.
+    `rows`: languages that are done already, and where to keep the others. `plain`: the LM alone, given the same text,
+    is put beside, in the same unit: a share of what English is worth through the bridge.
     """
     rows = Rows() if rows is None else rows
     pivot_sentences = data.pivot_sample(limit)
@@ -43,18 +45,15 @@ def evaluate_transfer(
     pivot = compare(generator, pivot_sentences, pivot_sentences)
     for number, language in enumerate(languages, start=1):
         progress(language, number, len(languages) + 1)
-        if language in rows:
-            continue
         sources, references = data.sources[language], data.references(language)
-        found = compare(generator, sources, references)
-        rows[language] = {
-            "sentences": len(sources),
-            "nll": round(found.nll, 4),
-            "mismatch": round(found.mismatch, 4),
-            "transfer_ratio": round(found.gain / pivot.gain, 4),
-            "ci95": ratio_interval(found, pivot),
-            **rendering(generator, sources[:render], references[:render]),
-        }
+        if language not in rows:
+            rows[language] = {
+                "sentences": len(sources),
+                **_measured(generator, sources, references, pivot),
+                **rendering(generator, sources[:render], references[:render]),
+            }
+        if plain is not None and "plain" not in rows[language]:
+            rows[language] = {**rows[language], "plain": _measured(plain, sources, references, pivot)}
     progress("", len(languages) + 1, len(languages) + 1)
     ratios = [row["transfer_ratio"] for row in rows.values()]
     return {
@@ -73,6 +72,18 @@ def evaluate_transfer(
             for name in ("nll", "mismatch", "transfer_ratio", "chrf")
             if all(name in row for row in rows.values())
         },
+    }
+
+
+def _measured(
+    generator: TextGenerator, sources: Sequence[str], references: Sequence[str], pivot: Comparison
+) -> dict[str, Any]:
+    found = compare(generator, sources, references)
+    return {
+        "nll": round(found.nll, 4),
+        "mismatch": round(found.mismatch, 4),
+        "transfer_ratio": round(found.gain / pivot.gain, 4),
+        "ci95": ratio_interval(found, pivot),
     }
 
 
