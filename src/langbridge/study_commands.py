@@ -31,9 +31,9 @@ def study(
     only: Annotated[str, typer.Option(help="Only cells whose names begin with these, with commas.")] = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe.")] = None,
     dtype: Dtype = None,
-    transfer_only: Annotated[
-        bool, typer.Option("--transfer-only", help="Of each trained bridge, measure no facts and no benchmarks.")
-    ] = False,
+    measure: Annotated[
+        str, typer.Option(help="Of each trained bridge: transfer (always), facts, tasks, with commas.")
+    ] = "transfer,facts,tasks",
 ) -> None:
     """Run one of the studies of why it works; what is done already is not done again."""
     try:
@@ -67,7 +67,7 @@ def study(
         overrides=tuple(overrides or ()),
         dtype=dtype,
         quick=quick,
-        transfer_only=transfer_only,
+        measure=_measures(measure),
     )
     setting = dataclasses.replace(setting, command=_command(name, setting))
     with ProgressBar(name) as bar:
@@ -85,8 +85,19 @@ def _seeds(text: str) -> tuple[int, ...]:
     return found
 
 
+def _measures(text: str) -> tuple[str, ...]:
+    from langbridge.analyse.study import MEASURES
+
+    asked = {part.strip() for part in text.split(",") if part.strip()}
+    if unknown := asked - set(MEASURES):
+        raise ConfigError(f"--measure {text}: no {sorted(unknown)[0]!r}; known: {', '.join(MEASURES)}.")
+    return tuple(name for name in MEASURES if name in asked or name == "transfer")
+
+
 def _command(name: str, setting: "Setting") -> str:
     """Return the call as the page shows it: folders by their names, so that no machine's paths are written down."""
+    from langbridge.analyse.study import MEASURES
+
     seeds, only = ",".join(map(str, setting.seeds)), ",".join(setting.only)
     folders = {"data": setting.data, "recipe": setting.recipe}
     values = {"sentences": setting.sentences, "steps": setting.steps, "dtype": setting.dtype}
@@ -98,7 +109,7 @@ def _command(name: str, setting: "Setting") -> str:
     parts += [f"--seeds {seeds}"] if seeds != "1,2,3" else []
     parts += [f"--only '{only}'"] if only else []
     parts += [f"--set {field}" for field in setting.overrides]
-    parts += ["--transfer-only"] if setting.transfer_only else []
+    parts += [f"--measure {','.join(setting.measure)}"] if setting.measure != MEASURES else []
     return " ".join(parts)
 
 

@@ -30,6 +30,7 @@ def test_studies_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     [
         (("study", "astrology"), "no study named 'astrology'; known: neutrality"),
         (("study", "told", "--seeds", "one"), "wanted whole numbers"),
+        (("study", "gap", "--measure", "speed"), "no 'speed'; known: transfer, facts, tasks"),
         (("study", "gap", "--recipe", "absent.yaml"), "absent.yaml: no such recipe"),
         (("diagnose", "embedded", "--language", "quy"), "the sanity set has no quy"),
         (("diagnose", "runs/absent"), "no such run folder"),

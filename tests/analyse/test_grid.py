@@ -20,7 +20,7 @@ from langbridge.analyse.study import Cell, Setting, conduct, read_study
 from langbridge.analyse.training_data import short
 from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
-from langbridge.errors import ConfigError
+from langbridge.errors import ConfigError, DataError
 from langbridge.generate import BridgedGenerator
 from langbridge.pretrained import load_encoder
 
@@ -78,8 +78,8 @@ def test_cells_are_not_made_anew(quick: Callable[..., Setting], recipe: Path) ->
         assert again["resampler mix, seed 1"][part] == kept[part]
 
 
-def test_transfer_only_asks_nothing_else(quick: Callable[..., Setting], recipe: Path) -> None:
-    study = Expressivity(quick(recipe=recipe, transfer_only=True))
+def test_what_is_not_to_be_measured_is_not(quick: Callable[..., Setting], recipe: Path) -> None:
+    study = Expressivity(quick(recipe=recipe, measure=("transfer",)))
     cell = study.measure("linear last, seed 1")
     assert "test" in cell
     assert "facts" not in cell
@@ -146,6 +146,14 @@ def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[
     assert "Chosen on the development languages: `varied`" in text
     assert "+0.070" in text.splitlines()[-1]
     assert "does not reach the aim of +0.08" in text
+
+
+def test_settings_without_their_data_are_left_out(quick: Callable[..., Setting], recipe: Path) -> None:
+    every = Gap(quick(recipe=recipe, quick=False))
+    assert "paraphrase contrast" in every.settings
+    assert "paraphrase contrast" not in every.chosen()
+    with pytest.raises(DataError, match=r"paraphrase contrast needs --data with p3/train.jsonl.gz\."):
+        Gap(quick(recipe=recipe, only=("paraphrase contrast",))).cells()
 
 
 def test_a_transition_is_found_where_the_loss_falls() -> None:

@@ -18,11 +18,11 @@ from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
 from langbridge.analyse.measures import facts_accuracy, neutrality, task_accuracy, transfer_measures
-from langbridge.analyse.study import Cell, Page, Setting, Study, data_name
+from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name
 from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
 from langbridge.config import Recipe
 from langbridge.data.parallel import Parallel, sanity_set
-from langbridge.errors import ConfigError
+from langbridge.errors import ConfigError, DataError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT, PIVOT
 from langbridge.train import train
@@ -72,7 +72,15 @@ class Grid(Study):
                 raise ConfigError(f"--only {','.join(self.setting.only)}: settings are {', '.join(self.settings)}.")
         elif self.setting.quick:
             names = [self.base, next(name for name in reversed(names) if name != self.base)]
-        return names
+        lacking = self.lacking()
+        found = [name for name in names if name not in lacking]
+        if not found:
+            raise DataError("; ".join(f"{name} needs {lacking[name]}" for name in names) + ".")
+        return found
+
+    def lacking(self) -> dict[str, str]:
+        """Return settings that cannot be run here, with what they need; they are left out."""
+        return {}
 
     def cells(self) -> list[str]:
         """Return all settings with the first seed, then with the next."""
@@ -86,7 +94,7 @@ class Grid(Study):
             "steps": self.step_count,
             "data": data_name(self.setting),
             "set": list(self.setting.overrides),
-            **({"measured": "transfer"} if self.setting.transfer_only else {}),
+            **({} if self.setting.measure == MEASURES else {"measured": ",".join(self.setting.measure)}),
         }
 
     def ready(self, cells: Mapping[str, Cell]) -> bool:
@@ -141,12 +149,10 @@ class Grid(Study):
         for part, text in self.texts().items():
             cell[part], cell[f"nll_{part}"] = transfer_measures(generator, text, self.sentence_count)
         cell["neutrality"] = neutrality(generator, self.texts()["test"], self.sentence_count)
-        if self.setting.transfer_only:
-            return cell
-        if self.facts:
+        if self.facts and "facts" in self.setting.measure:
             cell["facts"] = facts_accuracy(generator, quick=self.setting.quick)
         data = self.setting.data
-        for task in TASKS if self.tasks else ():
+        for task in TASKS if self.tasks and "tasks" in self.setting.measure else ():
             if data is not None and (data / task).is_dir():
                 answers = self.setting.work / "answers" / str(os.getpid())  # other processes have cells of their own
                 cell[task] = task_accuracy(generator, task, data, answers, quick=self.setting.quick)

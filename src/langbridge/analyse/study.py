@@ -22,6 +22,7 @@ from langbridge.errors import DataError
 from langbridge.files import write_text
 
 RESULT, PAGE = "result.json", "README.md"
+MEASURES = ("transfer", "facts", "tasks")
 Cell = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 """Called with (name of the cell, done, total)."""
@@ -53,8 +54,8 @@ class Setting:
     dtype: str | None = None
     quick: bool = False
     """A small part of everything: does it run?"""
-    transfer_only: bool = False
-    """A training grid measures transfer and neutrality of its bridges, but asks no facts and no benchmarks."""
+    measure: tuple[str, ...] = MEASURES
+    """What a training grid measures of its bridges: transfer (with neutrality) always, facts and benchmarks (tasks)."""
     command: str = ""
     """How it was called, for the page."""
 

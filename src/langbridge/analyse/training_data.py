@@ -1,14 +1,12 @@
 """Study `data`: which English teaches the bridge best?"""
 
-import gzip
 import importlib.util
 import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from langbridge.analyse.grid import Grid
-from langbridge.analyse.study import Setting
-from langbridge.errors import DataError
+from langbridge.analyse.p3 import PLACE, read_p3
 from langbridge.files import write_text
 
 PLAIN = ("data.shuffle_words=0", "data.gloss=0", "data.plain_case=0", "data.cut_words=0", "data.validation=48")
@@ -60,33 +58,24 @@ class TrainingData(Grid):
         "transfer measures, repeating; facts and benchmarks are the fairer judges of the others."
     )
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self.there = {"p3": setting.data is not None and (setting.data / "p3" / "train.jsonl.gz").is_file()}
-        self.there["problems"] = importlib.util.find_spec("reasoning_gym") is not None
-
-    def chosen(self) -> list[str]:
-        """Leave out what there is no data for."""
-        found = [name for name in super().chosen() if self.there.get(name, True)]
-        if not found:
-            raise DataError("p3 needs --data with p3/train.jsonl.gz; problems need `pip install reasoning-gym`.")
+    def lacking(self) -> dict[str, str]:
+        """Return what settings from outside need and do not have."""
+        found = super().lacking()
+        if self.setting.data is None or not (self.setting.data / PLACE).is_file():
+            found["p3"] = f"--data with {PLACE}"
+        if importlib.util.find_spec("reasoning_gym") is None:
+            found["problems"] = "`pip install reasoning-gym`"
         return found
 
     def fields(self, name: str) -> Sequence[str]:
         """Write the records of a setting from outside."""
-        if name not in self.there:
+        if name not in ("p3", "problems"):
             return self.settings[name]
         path = self.setting.work / f"{name}.jsonl"
         if not path.is_file():
-            records = self._p3() if name == "p3" else problems()
+            records = short(read_p3(self.setting.data)) if name == "p3" and self.setting.data else problems()
             write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         return [*self.settings[name], f"data.train={path}"]
-
-    def _p3(self) -> list[dict[str, str]]:
-        assert self.setting.data is not None
-        with gzip.open(self.setting.data / "p3" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
-            records = [json.loads(line) for line in file]
-        return short(records)
 
 
 def problems() -> list[dict[str, str]]:
