@@ -12,6 +12,8 @@ from langbridge.checkpoint import LangBridge, run_folder
 from langbridge.config import Recipe
 from langbridge.data import Example
 from langbridge.errors import CheckpointError, ConfigError
+from langbridge.pretrained import fast_type
+from langbridge.pretrained.fast import seconds
 
 
 @pytest.fixture
@@ -117,6 +119,23 @@ def test_push_to_hub_uploads_the_run_folder(run: Path, monkeypatch: pytest.Monke
     assert model.push_to_hub("me/bridge") == "done"
     again = LangBridge.from_pretrained(run.parent / "hub")
     assert torch.equal(again.bridge.linear.weight, model.bridge.linear.weight)
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_auto_is_the_type_that_is_fast_here(run: Path, monkeypatch: pytest.MonkeyPatch, slow: str, chosen: str) -> None:
+    taken = {torch.float32: 1.0, torch.bfloat16: 1.0, getattr(torch, slow): 2.0}
+    monkeypatch.setattr("langbridge.pretrained.fast.seconds", taken.__getitem__)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    fast_type.cache_clear()
+    model = langbridge.load(run, dtype="auto").model
+    fast_type.cache_clear()
+    assert model.language_model.dtype == getattr(torch, chosen)
+    assert model.recipe.language_model.dtype == model.recipe.encoder.dtype == chosen
+    assert {p.dtype for p in model.bridge.parameters()} == {torch.float32}
+
+
+def test_products_are_timed_in_both_types() -> None:
+    assert all(seconds(dtype) > 0 for dtype in (torch.float32, torch.bfloat16))
 
 
 def test_another_dtype_is_that_of_both_frozen_models_only(run: Path) -> None:

@@ -33,6 +33,7 @@ from langbridge.model.language_model import LanguageModel
 from langbridge.policy import apply_policy
 from langbridge.pretrained import (
     PREFIX,
+    fast_type,
     load_encoder,
     load_language_model,
     load_tokenizer,
@@ -87,7 +88,11 @@ class LangBridge(core.LangBridge):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, tokenizers: Path | None = None) -> Self:
-        """Load the pretrained models of a recipe and put an untrained bridge between them."""
+        """Load the pretrained models of a recipe and put an untrained bridge between them.
+
+        `recipe` of the result names the types that `dtype: auto` was settled to.
+        """
+        recipe = settled(recipe)
         lm = recipe.language_model
         language_model = load_language_model(
             lm.name,
@@ -111,6 +116,7 @@ class LangBridge(core.LangBridge):
                 f"{name} trained low-rank adapters of its LM, but this engine runs the LM as it was pretrained: use "
                 "the engine transformers."
             )
+        recipe = settled(recipe)
         lm = recipe.language_model
         words = load_word_embeddings(lm.name, revision=lm.revision, dtype=lm.dtype, gguf_file=lm.gguf_file)
         return cls._before(words, recipe, folder / TOKENIZERS)._with_trained(folder, metadata)
@@ -139,7 +145,7 @@ class LangBridge(core.LangBridge):
     ) -> Self:
         """Load a run folder, a hub id, or `embedded` (the bridge inside the package).
 
-        `dtype` (float32, bfloat16, float16) replaces that of both frozen models; the bridge stays fp32. Raises
+        `dtype` (float32, bfloat16, float16, auto) replaces that of both frozen models; the bridge stays fp32. Raises
         CheckpointError when the folder is incomplete, truncated, foreign, or does not fit its models; ConfigError for
         an unknown type.
         """
@@ -229,6 +235,14 @@ def _described(
     folder = run_folder(name, revision=revision)
     recipe, metadata = read_config(folder), read_metadata(folder)
     return folder, recipe if dtype is None else recipe.with_dtype(dtype), metadata
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """Return the recipe with `dtype: auto` replaced by what is fast on this machine."""
+    parts = {name: getattr(recipe, name) for name in ("encoder", "language_model")}
+    open_parts = {name: part for name, part in parts.items() if part.dtype == "auto"}
+    chosen = {name: dataclasses.replace(part, dtype=fast_type()) for name, part in open_parts.items()}
+    return dataclasses.replace(recipe, **chosen)
 
 
 def _encoder_tokenizer(config: EncoderConfig, saved: Path | None) -> PreTrainedTokenizerBase:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from langbridge.generate import BridgedGenerator
 
 RunArgument = Annotated[str, typer.Argument(help="Run folder, hub id, or `embedded`.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for both models; default: the run's.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, float16 or auto (what is fast here); default: the run's.")
+]
 Routing = Annotated[
     str | None, typer.Option(help="off, by_language or by_likelihood: what the plain LM knows, it reads itself.")
 ]

@@ -188,7 +188,7 @@ def load(
     """Load a run folder, a hub id or `embedded`, ready to generate and score; on a GPU where there is one.
 
     `routing`: off, by_language or by_likelihood; None: what the run's recipe says. `plain`: the LM alone. `dtype`
-    (float32, bfloat16, float16) replaces the run's own for both frozen models.
+    (float32, bfloat16, float16, auto) replaces the run's own for both frozen models.
     """
     model = LangBridge.from_pretrained(run, dtype=dtype)
     if torch.cuda.is_available():

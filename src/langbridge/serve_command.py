@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from langbridge.commands import Dtype
 from langbridge.errors import ConfigError
 
 KEYS = "LANGBRIDGE_API_KEYS"
@@ -34,7 +35,7 @@ def serve(
     routing: Annotated[
         str | None, typer.Option(help="off, by_language or by_likelihood; default: as the run's recipe says.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for both models.")] = None,
+    dtype: Dtype = None,
     rows: Annotated[int, typer.Option(help="Completions that get a token in each step.")] = 32,
     most_completions: Annotated[int, typer.Option(help="Completions running or waiting; others get status 429.")] = 256,
     most_new_tokens: Annotated[int, typer.Option(help="Most tokens of a completion.")] = 1024,

@@ -164,6 +164,22 @@ def test_auto_precision_is_settled_once(saved: dict[str, Path], data: Path, tmp_
     train(settings, tmp_path / "run", resume=True)
 
 
+def test_auto_types_are_settled_once(
+    saved: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on elsewhere keeps the types that it began with."""
+    settings = recipe(saved, data).with_dtype("auto")
+    monkeypatch.setattr("langbridge.checkpoint.fast_type", lambda: "bfloat16")
+    model = train(settings, tmp_path / "run")
+    assert {model.language_model.dtype, model.encoder.model.dtype} == {torch.bfloat16}
+    written = read_config(tmp_path / "run")
+    assert (written.encoder.dtype, written.language_model.dtype) == ("bfloat16", "bfloat16")
+    for name in ("bridge.safetensors", "langbridge.json"):
+        (tmp_path / "run" / name).unlink()
+    monkeypatch.setattr("langbridge.checkpoint.fast_type", lambda: "float32")
+    assert train(settings, tmp_path / "run", resume=True).language_model.dtype == torch.bfloat16
+
+
 def test_measuring_precision_leaves_the_model_as_it_was(one: LangBridge) -> None:
     before = {name: value.clone() for name, value in one.state_dict().items()}
     found = measure(one, [Example(source="tea is", target="good"), Example(source="a cat", target="is here")])

@@ -19,7 +19,7 @@ class PretrainedConfig:
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: str = "float32"
-    """float32, bfloat16 or float16."""
+    """float32, bfloat16, float16, or auto: what is fast on this machine, bfloat16 or float32."""
     quantization: str | None = None
     """8bit or 4bit: weights packed by bitsandbytes, on a GPU; null: as stored, in `dtype`."""
     device_map: str | None = None
@@ -27,7 +27,7 @@ class PretrainedConfig:
 
     def __post_init__(self) -> None:
         _need(bool(self.name.strip()), "a model name is empty; wanted embedded:..., a folder or a hub id")
-        known = ("float32", "bfloat16", "float16")
+        known = ("float32", "bfloat16", "float16", "auto")
         _need(self.dtype in known, f"dtype {self.dtype!r} of {self.name} is not one of {', '.join(known)}")
         packed = (None, "8bit", "4bit")
         _need(

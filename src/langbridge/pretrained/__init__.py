@@ -1,5 +1,6 @@
 """Names of pretrained models -> local model folders -> loaded encoders, LMs and tokenizers."""
 
+from langbridge.pretrained.fast import fast_type
 from langbridge.pretrained.load import (
     ENCODER_KEYS,
     load_encoder,
@@ -17,6 +18,7 @@ __all__ = [
     "EMBEDDED",
     "ENCODER_KEYS",
     "PREFIX",
+    "fast_type",
     "folder_of",
     "home",
     "load_encoder",

@@ -21,7 +21,7 @@ from langbridge.model.bridge import make_bridge
 from langbridge.model.head import MOST_LOGITS
 from langbridge.pretrained.shapes import encoder_shape, language_model_shape
 
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5}
+BYTES = {"auto": 2.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5}
 SAVED_FROZEN, SAVED_LEARNING = 32, 40
 """Bytes kept for the way back, for each layer, token and unit of width: norms, attention, gates in half precision."""
 INPUT = 2

@@ -1,6 +1,7 @@
 """`train`: a recipe in, a run folder out."""
 
 import contextlib
+import dataclasses
 import logging
 import time
 import warnings
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
-from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config
+from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config, settled
 from langbridge.config import Recipe
 from langbridge.data import Example
 from langbridge.data.parallel import sanity_set
@@ -52,13 +53,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
         recipe, checkpoint = _open_folder(recipe, out, resume=resume)
     started = time.monotonic()
     set_seed(recipe.training.seed)
-    model = LangBridge.from_recipe(recipe)
+    model = LangBridge.from_recipe(agreed(settled(recipe)))
+    recipe = model.recipe
     keep_less(model)
     if recipe.training.packing is not None:
         model.language_model.pack(recipe.training.packing)
     console.print(parameters(model))
     if slow_in_bf16(model):
-        console.print("this CPU has no instructions for bfloat16: set the models' dtype to float32 if steps are slow")
+        console.print("this CPU has no instructions for bfloat16: `dtype: auto` of both models would be faster")
     with me.main_process_first():  # it writes what the others read
         data = records(model, out, console, checkpoint)
     if me.is_main_process:
@@ -102,8 +104,7 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> tuple[Recipe, Pa
     """Return the recipe and the checkpoint to resume from, if any; refuse to overwrite a run."""
     if resume:
         begun = read_config(out)
-        if recipe.training.precision == "auto":  # what was chosen then stays chosen
-            recipe = recipe.with_training(precision=begun.training.precision)
+        recipe = _as_begun(recipe, begun)
         if begun != recipe:
             raise CheckpointError(
                 f"{out} was begun with another recipe (see {out / CONFIG}); resume with the same one."
@@ -115,6 +116,18 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> tuple[Recipe, Pa
         out.mkdir(parents=True, exist_ok=True)
         (out / METRICS).unlink(missing_ok=True)
     return recipe, None
+
+
+def _as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
+    """Return the recipe with `auto` replaced by what was chosen when the run began: it stays chosen."""
+    if recipe.training.precision == "auto":
+        recipe = recipe.with_training(precision=begun.training.precision)
+    types = {
+        name: dataclasses.replace(getattr(recipe, name), dtype=getattr(begun, name).dtype)
+        for name in ("encoder", "language_model")
+        if getattr(recipe, name).dtype == "auto"
+    }
+    return dataclasses.replace(recipe, **types)
 
 
 def with_precision(recipe: Recipe, model: LangBridge, examples: Sequence[Example]) -> Recipe:
