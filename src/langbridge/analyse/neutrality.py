@@ -187,7 +187,7 @@ def _placed(part: Tensor, fit: Tensor, names: list[str], sizes: list[int]) -> di
 
 
 def _layers(rows: Mapping[str, Any], joint: Cell) -> Figure:
-    figure, axes = sheet(2, width=5.4, height=3.8)
+    figure, axes = sheet(2, width=6.6, height=3.8)
     views = list(joint["probes"])
     ticks = [view.removeprefix("layer ") if view not in VIEWS else VIEWS[view].replace(" ", "\n") for view in views]
     means = {
