@@ -21,8 +21,8 @@ LEVELS = [
     {"train"},
     {"evaluate", "serve"},
     {"analyse", "offline"},
-    {"commands", "cache_commands", "serve_command", "offline_command"},
-    {"evaluate_commands", "study_commands"},
+    {"commands", "cache_commands", "offline_command"},
+    {"evaluate_commands", "serve_command", "study_commands"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -65,7 +65,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, callbacks: Sequenc
         data = records(model, out, console, checkpoint)
     if me.is_main_process:
         write_bad(data.bad, out)
-    console.print(told(data))
+    console.print(told(data), soft_wrap=True)  # whole paths
     if checkpoint is None:
         console.print(start(model, data.examples))
         same_weights(model)
