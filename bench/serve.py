@@ -225,6 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--run", default="embedded")
     parser.add_argument("--engine", default="transformers")
+    parser.add_argument(
+        "--engine-set", action="append", default=[], help="NAME=VALUE for vLLM, as langbridge serve has it."
+    )
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 for both models; default: the run's.")
     parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 16, 64])
     parser.add_argument("--requests", type=int, default=12, help="Least requests of a kind in a round.")
@@ -235,8 +238,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="Write everything that was measured here.")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *given: sys.exit(143))  # the server is not left behind
+    chosen = [part for given in options.engine_set for part in ("--engine-set", given)]
     dtype = ["--dtype", options.dtype] if options.dtype else []
-    with serving(options.run, "--engine", options.engine, *dtype) as served:
+    with serving(options.run, "--engine", options.engine, *chosen, *dtype) as served:
         if options.fuzz:
             found = asyncio.run(fuzz(served, options))
         elif options.soak:

@@ -95,8 +95,9 @@ def test_without_vllm_it_says_what_to_install(run: Path) -> None:
         load_engine("vllm", run, most_rows=2)
 
 
-def test_vllm_is_given_what_the_run_says() -> None:
+def test_vllm_is_given_what_the_run_says(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert settings_of(model, 7, {"dtype": "bfloat16"}) == {
         "model": "tiny-lm",
         "revision": None,
@@ -109,6 +110,14 @@ def test_vllm_is_given_what_the_run_says() -> None:
     }
     with pytest.raises(ConfigError, match="enable_prompt_embeds is not to be set here"):
         settings_of(model, 7, {"enable_prompt_embeds": False})
+
+
+def test_without_a_gpu_vllm_leaves_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = build()
+    assert settings_of(model, 7, {})["kv_cache_memory_bytes"] == 4 * 1024**3
+    assert settings_of(model, 7, {"kv_cache_memory_bytes": 5})["kv_cache_memory_bytes"] == 5
+    assert "kv_cache_memory_bytes" not in settings_of(model, 7, {"gpu_memory_utilization": 0.5})
 
 
 def test_tokens_stay_tokens_beside_vectors() -> None:

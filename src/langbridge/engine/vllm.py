@@ -30,6 +30,10 @@ ENVIRONMENT = {
 """Where the user's environment does not say otherwise."""
 
 
+ON_CPU = {"kv_cache_memory_bytes": 4 * 1024**3}
+"""Without a GPU: vLLM would take 92% of the machine's memory, and not start where less of it is free."""
+
+
 class VllmEngine:
     """Continues and scores prompts with a run's LM on vLLM; `front` needs no layers of it.
 
@@ -179,6 +183,7 @@ def settings_of(front: LangBridge, most_rows: int, given: Mapping[str, Any]) -> 
         "enable_prompt_embeds": True,
         "skip_tokenizer_init": True,
         "disable_log_stats": True,
+        **({} if torch.cuda.is_available() or "gpu_memory_utilization" in given else ON_CPU),
         **given,
     }
 
