@@ -28,9 +28,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
 from langbridge.data import read_examples
 from langbridge.files import write_text
+from langbridge.model import Batch
 from langbridge.pretrained import quiet
 from langbridge.train.run import train
 
@@ -76,6 +78,8 @@ class Measured:
     """Seconds of a step, the first left out."""
     samples: float
     """Records of a step, over all processes."""
+    tokens: float
+    """LM tokens of a step, likewise, the first step left out."""
     peak: float
     """Most resident bytes of all processes together."""
 
@@ -119,18 +123,34 @@ def write(cell: Cell, path: Path) -> None:
 
 
 class Clock(TrainerCallback):
-    """Notes when training begins, and each step's end."""
+    """Notes when training begins, each step's end, and the LM tokens seen by then."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.tokens: list[int] = []
+        self.seen = 0
 
-    def on_train_begin(self, *given: Any, **named: Any) -> None:
-        """Note the time."""
-        self.times.append(time.perf_counter())
+    def on_train_begin(self, *given: Any, model: LangBridge, **named: Any) -> None:
+        """Note the time, and look at every batch that is learned from."""
+        self.hook = model.register_forward_pre_hook(self.count)
+        self.note()
+
+    def count(self, model: Any, given: tuple[Batch]) -> None:
+        """Count a batch's LM tokens."""
+        self.seen += int(model.lengths(given[0]).sum()) if model.training else 0
 
     def on_step_end(self, *given: Any, **named: Any) -> None:
         """Note the time."""
+        self.note()
+
+    def on_train_end(self, *given: Any, **named: Any) -> None:
+        """Look away."""
+        self.hook.remove()
+
+    def note(self) -> None:
+        """Note the time and what was seen."""
         self.times.append(time.perf_counter())
+        self.tokens.append(self.seen)
 
 
 def measured(cell: Cell, options: argparse.Namespace) -> Measured | None:
@@ -143,6 +163,7 @@ def measured(cell: Cell, options: argparse.Namespace) -> Measured | None:
         recipe = recipe_of(cell, options, folder / "data.jsonl")
     train(recipe, folder / "run", callbacks=[clock])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tokens = sum(gather_object([clock.tokens[-1] - clock.tokens[1]])) / (STEPS - 1)
     peaks = gather_object([peak])
     if not PartialState().is_main_process:
         return None
@@ -150,6 +171,7 @@ def measured(cell: Cell, options: argparse.Namespace) -> Measured | None:
         ready=clock.times[0] - began,
         step=(clock.times[-1] - clock.times[1]) / (STEPS - 1),
         samples=cell.batch,
+        tokens=tokens,
         peak=float(sum(peaks)),
     )
 
@@ -177,20 +199,20 @@ def known(path: Path) -> dict[Cell, Measured]:
 
 def table(found: dict[Cell, Measured]) -> str:
     """Return everything as a table in Markdown."""
-    lines = ["| | | way | s until the first step | s a step | records/s | peak GB |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | | way | s until the first step | s a step | LM tokens/s | peak GB |", "|---|---|---|---|---|---|---|"]
     for cell, one in found.items():
-        numbers = f"{one.ready:.1f} | {one.step:.2f} | {one.samples / one.step:.1f} | {one.peak / 1e9:.2f}"
+        numbers = f"{one.ready:.1f} | {one.step:.2f} | {one.tokens / one.step:.0f} | {one.peak / 1e9:.2f}"
         lines.append(f"| {PLOTS[cell.kind]} | {cell.value:,} | {cell.way} | {numbers} |")
     return "\n".join(lines) + "\n"
 
 
 def plot(found: dict[Cell, Measured], out: Path) -> None:
-    """Draw a figure for each kind: until the first step, a step, memory."""
+    """Draw a figure for each kind: until the first step, speed, memory."""
     from matplotlib.figure import Figure
 
     shown: tuple[tuple[str, Callable[[Measured], float]], ...] = (
         ("seconds until the first step", lambda one: one.ready),
-        ("seconds a step", lambda one: one.step),
+        ("LM tokens a second", lambda one: one.tokens / one.step),
         ("peak memory, GB", lambda one: one.peak / 1e9),
     )
     for kind, label in PLOTS.items():
@@ -203,7 +225,7 @@ def plot(found: dict[Cell, Measured], out: Path) -> None:
                 axis.plot(*zip(*points, strict=True), marker="o", label=way)
             axis.set(title=title, xlabel=label, xscale="log", ylim=(0, 1.1 * max(map(number, here.values()))))
             ticks = sorted({cell.value for cell in here})
-            axis.set_xticks(ticks, labels=[f"{value:,}" for value in ticks])
+            axis.set_xticks(ticks, labels=[f"{value // 1000}k" if value >= 1000 else str(value) for value in ticks])
             axis.minorticks_off()
         axes[0].legend()
         figure.savefig(out / f"{kind}.png", dpi=120)

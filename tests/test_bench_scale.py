@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 import scale
 
 ROOT = Path(__file__).parent.parent
-DONE = scale.Measured(ready=2.0, step=0.5, samples=16.0, peak=1e9)
+DONE = scale.Measured(ready=2.0, step=0.5, samples=16.0, tokens=500.0, peak=1e9)
 
 
 def line(cell: scale.Cell, found: scale.Measured = DONE) -> str:
@@ -38,6 +38,7 @@ def test_only_missing_cells_are_run(saved: dict[str, Path], tmp_path: Path) -> N
     new = found[missing[0]]
     assert new.ready > 0
     assert new.step > 0
+    assert new.tokens > 16
     assert new.peak > 50e6
     assert done.stdout.count("| records |") == 4
     assert (out / "table.md").read_text(encoding="utf-8").strip() == done.stdout.strip()
