@@ -10,7 +10,9 @@ from langbridge.commands import Dtype, ProgressBar, RunArgument
 from langbridge.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from langbridge.analyse.study import Setting
+    from collections.abc import Mapping
+
+    from langbridge.analyse.study import Setting, Study
 
 
 def study(
@@ -25,6 +27,9 @@ def study(
         Path | None, typer.Option(help="Folder of data sets, or of parallel text; default: the sanity set.")
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe that trainings begin with.")] = None,
+    languages: Annotated[
+        str, typer.Option(help="Test languages of trainings, with commas; default: all of the data.")
+    ] = "",
     sentences: Annotated[int | None, typer.Option(help="First so many sentences of each language.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of a cell.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of trainings, with commas.")] = "1,2,3",
@@ -36,19 +41,15 @@ def study(
     ] = "transfer,facts,tasks",
 ) -> None:
     """Run one of the studies of why it works; what is done already is not done again."""
-    try:
-        from langbridge.analyse.studies import STUDIES
-        from langbridge.analyse.study import Setting, conduct
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("matplotlib", "scipy", "sklearn"):
-            raise ConfigError(f"{error.name} is not installed: pip install 'langbridge-lm[analyse]'.") from error
-        raise
+    studies = _studies()
+    from langbridge.analyse.study import Setting, conduct
+
     if name == "list":
-        for known, kind in STUDIES.items():
+        for known, kind in studies.items():
             typer.echo(f"{known:14} {kind.question}")
         return
-    if name not in STUDIES:
-        raise DataError(f"no study named {name!r}; known: {', '.join(STUDIES)}.")
+    if name not in studies:
+        raise DataError(f"no study named {name!r}; known: {', '.join(studies)}.")
     from langbridge.pretrained import quiet
 
     quiet()
@@ -60,10 +61,11 @@ def study(
         run=run,
         data=data,
         recipe=recipe,
+        languages=_parts(languages),
         sentences=sentences,
         steps=steps,
         seeds=_seeds(seeds),
-        only=tuple(part.strip() for part in only.split(",") if part.strip()),
+        only=_parts(only),
         overrides=tuple(overrides or ()),
         dtype=dtype,
         quick=quick,
@@ -71,13 +73,28 @@ def study(
     )
     setting = dataclasses.replace(setting, command=_command(name, setting))
     with ProgressBar(name) as bar:
-        page = conduct(STUDIES[name](setting), bar.move_to)
+        page = conduct(studies[name](setting), bar.move_to)
     typer.echo(f"page: {page}")
+
+
+def _studies() -> "Mapping[str, type[Study]]":
+    """Return all studies; raises ConfigError where what they draw and count with is missing."""
+    try:
+        from langbridge.analyse.studies import STUDIES
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("matplotlib", "scipy", "sklearn"):
+            raise ConfigError(f"{error.name} is not installed: pip install 'langbridge-lm[analyse]'.") from error
+        raise
+    return STUDIES
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        found = tuple(int(part) for part in text.split(",") if part.strip())
+        found = tuple(map(int, _parts(text)))
     except ValueError as error:
         raise ConfigError(f"--seeds {text}: wanted whole numbers with commas, such as 1,2,3.") from error
     if not found or min(found) < 0:
@@ -88,7 +105,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _measures(text: str) -> tuple[str, ...]:
     from langbridge.analyse.study import MEASURES
 
-    asked = {part.strip() for part in text.split(",") if part.strip()}
+    asked = set(_parts(text))
     if unknown := asked - set(MEASURES):
         raise ConfigError(f"--measure {text}: no {sorted(unknown)[0]!r}; known: {', '.join(MEASURES)}.")
     return tuple(name for name in MEASURES if name in asked or name == "transfer")
@@ -100,7 +117,8 @@ def _command(name: str, setting: "Setting") -> str:
 
     seeds, only = ",".join(map(str, setting.seeds)), ",".join(setting.only)
     folders = {"data": setting.data, "recipe": setting.recipe}
-    values = {"sentences": setting.sentences, "steps": setting.steps, "dtype": setting.dtype}
+    languages = ",".join(setting.languages) or None
+    values = {"languages": languages, "sentences": setting.sentences, "steps": setting.steps, "dtype": setting.dtype}
     parts = ["langbridge study", name]
     parts += ["--quick"] if setting.quick else []
     parts += [f"--run {Path(setting.run).name}"] if setting.run != "embedded" else []

@@ -64,6 +64,17 @@ def test_quick_grids_on_tiny_models(name: str, quick: Callable[..., Setting], re
     assert not [folder for folder in left if "seed" in folder]  # the runs are gone
 
 
+def test_test_languages_can_be_chosen(quick: Callable[..., Setting], recipe: Path) -> None:
+    study = Gap(quick(recipe=recipe, languages=("tha", "de", "fra")))
+    assert list(study.texts()["test"].sources) == ["tha", "fra"]
+    assert set(study.texts()["development"].sources) == {"deu", "swh", "tel", "kat"}
+    assert study.setup()["languages"] == "tha,de,fra"
+    with pytest.raises(DataError, match="klingon"):
+        Gap(quick(recipe=recipe, languages=("klingon",))).texts()
+    with pytest.raises(DataError, match="all are development languages"):
+        Gap(quick(recipe=recipe, languages=("sw",))).texts()
+
+
 def test_cells_are_not_made_anew(quick: Callable[..., Setting], recipe: Path) -> None:
     conduct(Expressivity(quick(recipe=recipe)))
     path = quick().out / "result.json"

@@ -94,6 +94,7 @@ class Grid(Study):
             "steps": self.step_count,
             "data": data_name(self.setting),
             "set": list(self.setting.overrides),
+            **({"languages": ",".join(self.setting.languages)} if self.setting.languages else {}),
             **({} if self.setting.measure == MEASURES else {"measured": ",".join(self.setting.measure)}),
         }
 
@@ -167,7 +168,12 @@ class Grid(Study):
         """Return the development languages, and the others."""
         text = self.setting.parallel()
         first = text if set(DEVELOPMENT) <= set(text.sources) else sanity_set()
-        others = [language for language in text.sources if language not in (*DEVELOPMENT, PIVOT)]
+        asked = text.choose(self.setting.languages).sources
+        others = [language for language in asked if language not in (*DEVELOPMENT, PIVOT)]
+        if not others:
+            raise DataError(
+                f"--languages {','.join(self.setting.languages)}: all are development languages; name others, too."
+            )
         return {
             "development": first.choose(DEVELOPMENT, self.sentence_count),
             "test": text.choose(others[:2] if self.setting.quick else others, self.sentence_count),

@@ -42,6 +42,8 @@ class Setting:
     """Folder of data sets, or of parallel text; None: the package's sanity set."""
     recipe: Path | None = None
     """Recipe that trainings begin with, where a study trains."""
+    languages: tuple[str, ...] = ()
+    """Test languages of a training grid; empty: all of the parallel text but the development languages."""
     sentences: int | None = None
     """First so many sentences of each language; None: the study's own choice."""
     steps: int | None = None
