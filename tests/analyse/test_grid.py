@@ -11,7 +11,7 @@ from transformers import BertModel
 from langbridge.analyse.budget import BATCH, Budget, transition
 from langbridge.analyse.encoders import coarse, cut, random, rounded, variant
 from langbridge.analyse.expressivity import Expressivity
-from langbridge.analyse.gap import Gap, LowRank, Noise, at_rank, centred
+from langbridge.analyse.gap import Gap, LowRank, Noise, at_rank, centred, median_gain
 from langbridge.analyse.grid import over_seeds, trained
 from langbridge.analyse.measures import task_accuracy
 from langbridge.analyse.representation import encoder_layers
@@ -155,8 +155,21 @@ def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[
     }
     text = Gap(quick(recipe=recipe)).table(cells)
     assert "Chosen on the development languages: `varied`" in text
-    assert "+0.070" in text.splitlines()[-1]
+    assert "+0.070 (+0.070 to +0.070)" in text.splitlines()[-1]
     assert "does not reach the aim of +0.08" in text
+    assert "| layer 11 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in text
+    worse = {"plain linear, seed 1": cell(0.5, 0.5), "varied, seed 1": cell(0.4, 0.9)}
+    assert "`plain linear`, so that nothing tried is chosen." in Gap(quick(recipe=recipe)).table(worse)
+
+
+def test_gains_of_medians_are_over_the_same_languages() -> None:
+    base = {f"l{i}": 0.1 * i for i in range(9)}
+    gain, low, high = median_gain({language: ratio + 0.05 for language, ratio in base.items()}, base)
+    assert gain == pytest.approx(0.05)
+    assert low == high == 0.05  # however far languages are from each other
+    gain, low, high = median_gain({**base, "l4": 0.45, "l5": 0.44}, base)
+    assert low <= gain <= high
+    assert gain == pytest.approx(0.04)
 
 
 def test_settings_without_their_data_are_left_out(quick: Callable[..., Setting], recipe: Path) -> None:
