@@ -66,13 +66,13 @@ def test_quick_grids_on_tiny_models(name: str, quick: Callable[..., Setting], re
 
 def test_test_languages_can_be_chosen(quick: Callable[..., Setting], recipe: Path) -> None:
     study = Gap(quick(recipe=recipe, languages=("tha", "de", "fra")))
-    assert list(study.texts()["test"].sources) == ["tha", "fra"]
-    assert set(study.texts()["development"].sources) == {"deu", "swh", "tel", "kat"}
+    assert list(study.texts["test"].sources) == ["tha", "fra"]
+    assert set(study.texts["development"].sources) == {"deu", "swh", "tel", "kat"}
     assert study.setup()["languages"] == "tha,de,fra"
     with pytest.raises(DataError, match="klingon"):
-        Gap(quick(recipe=recipe, languages=("klingon",))).texts()
+        Gap(quick(recipe=recipe, languages=("klingon",)))
     with pytest.raises(DataError, match="all are development languages"):
-        Gap(quick(recipe=recipe, languages=("sw",))).texts()
+        Gap(quick(recipe=recipe, languages=("sw",)))
 
 
 def test_cells_are_not_made_anew(quick: Callable[..., Setting], recipe: Path) -> None:

@@ -147,7 +147,7 @@ class Gap(Grid):
     def measured(self, generator: BridgedGenerator) -> Cell:
         """Replace transfer where each language is centred first."""
         cell = super().measured(generator)
-        for part, text in self.texts().items() if self.centring else ():
+        for part, text in self.texts.items() if self.centring else ():
             pivot = text.pivot_sample(self.sentence_count)
             gain = compare(generator, pivot, pivot).gain
             for language, sources in text.sources.items():

@@ -62,6 +62,7 @@ class Grid(Study):
         self.path = setting.recipe or Path(self.recipe)
         if not self.path.is_file():
             raise ConfigError(f"{self.path}: no such recipe. Call from the repository's folder, or name --recipe.")
+        self.texts = self._texts()  # before anything is trained: languages may be misspelt
 
     def chosen(self) -> list[str]:
         """Return the names of the settings that are run."""
@@ -147,9 +148,9 @@ class Grid(Study):
     def measured(self, generator: BridgedGenerator) -> Cell:
         """Return transfer by language, development and test apart, and whatever else the study asks."""
         cell: Cell = {}
-        for part, text in self.texts().items():
+        for part, text in self.texts.items():
             cell[part], cell[f"nll_{part}"] = transfer_measures(generator, text, self.sentence_count)
-        cell["neutrality"] = neutrality(generator, self.texts()["test"], self.sentence_count)
+        cell["neutrality"] = neutrality(generator, self.texts["test"], self.sentence_count)
         if self.facts and "facts" in self.setting.measure:
             cell["facts"] = facts_accuracy(generator, quick=self.setting.quick)
         data = self.setting.data
@@ -164,7 +165,7 @@ class Grid(Study):
         """Sentences of each language."""
         return self.setting.sentences or (4 if self.setting.quick else self.sentences)
 
-    def texts(self) -> dict[str, Parallel]:
+    def _texts(self) -> dict[str, Parallel]:
         """Return the development languages, and the others."""
         text = self.setting.parallel()
         first = text if set(DEVELOPMENT) <= set(text.sources) else sanity_set()
