@@ -76,10 +76,8 @@ class Measured:
     """Seconds until the first step: models, data, start."""
     step: float
     """Seconds of a step, the first left out."""
-    samples: float
-    """Records of a step, over all processes."""
     tokens: float
-    """LM tokens of a step, likewise, the first step left out."""
+    """LM tokens of a step, over all processes, the first step left out."""
     peak: float
     """Most resident bytes of all processes together."""
 
@@ -170,7 +168,6 @@ def measured(cell: Cell, options: argparse.Namespace) -> Measured | None:
     return Measured(
         ready=clock.times[0] - began,
         step=(clock.times[-1] - clock.times[1]) / (STEPS - 1),
-        samples=cell.batch,
         tokens=tokens,
         peak=float(sum(peaks)),
     )

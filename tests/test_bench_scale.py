@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 import scale
 
 ROOT = Path(__file__).parent.parent
-DONE = scale.Measured(ready=2.0, step=0.5, samples=16.0, tokens=500.0, peak=1e9)
+DONE = scale.Measured(ready=2.0, step=0.5, tokens=500.0, peak=1e9)
 
 
 def line(cell: scale.Cell, found: scale.Measured = DONE) -> str:
