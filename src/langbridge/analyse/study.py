@@ -8,6 +8,7 @@ on with the first cell that is missing; several processes share the cells of one
 import hashlib
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ class Page:
     """(figure, caption) by file name."""
 
 
-class Study:
+class Study(ABC):
     """Inherit from this: name, question, cells, measure and page."""
 
     name: ClassVar[str]
@@ -89,17 +90,17 @@ class Study:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
+    @abstractmethod
     def cells(self) -> list[str]:
         """Return the names of all cells in the order in which they are measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, cell: str) -> Cell:
         """Return what one cell holds, as JSON takes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def page(self, cells: Mapping[str, Cell]) -> Page:
         """Return the page; `cells` may lack some while the study is under way."""
-        raise NotImplementedError
 
     def ready(self, cells: Mapping[str, Cell]) -> bool:
         """Tell whether there is enough for a page: usually all of it."""

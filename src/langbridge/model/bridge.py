@@ -1,6 +1,7 @@
 """Bridges: encoder states -> soft prompt. The only part that must be trained."""
 
 import itertools
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ PLACES_LOUDER = 4.0
 """Size of a resampler's places relative to normed states: at 1, latents hardly learn to find their place."""
 
 
-class Bridge(nn.Module):
+class Bridge(nn.Module, ABC):
     """What all bridges share: a look at the encoder's layers, a map, and one learned vector that ends the soft prompt.
 
     `mixed` layers of width `encoder_dim` are mixed first where it is more than one. `scale` is the standard deviation
@@ -31,13 +32,13 @@ class Bridge(nn.Module):
         nn.init.normal_(self.boundary, std=scale)
 
     @property
+    @abstractmethod
     def last(self) -> nn.Linear:
         """The layer that ends in the LM's space."""
-        raise NotImplementedError
 
+    @abstractmethod
     def map(self, states: Tensor, mask: Tensor) -> Embeddings:
         """Map mixed states (batch, source, encoder_dim) to soft-prompt vectors without the boundary."""
-        raise NotImplementedError
 
     def lengths(self, mask: Tensor) -> Tensor:
         """Return how many vectors the soft prompt of each row of mask (batch, source) has, boundary included."""
