@@ -17,6 +17,7 @@ from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
 from langbridge.data.parallel import sanity_set
 from langbridge.errors import DataError
+from langbridge.languages import DEVELOPMENT
 
 
 def test_rank_correlation_is_that_of_scipy() -> None:
@@ -68,20 +69,27 @@ def test_gain_joins_recorded_transfer_with_neutrality(
         conduct(other)
 
 
-def test_cells_of_study_encoder_are_encoders_too(quick: Callable[..., Setting], tmp_path: Path) -> None:
-    near = {"retrieval": 0.9, "centred": 0.9, "cka": 0.5, "apart": 0.4}
-    codes = [f"l{number:02}" for number in range(9)]
-    cell = {
-        "test": {code: number / 10 for number, code in enumerate(codes)},
-        "neutrality": {code: {**near, "cka": number / 20} for number, code in enumerate(codes)},
+def test_settings_of_study_encoder_are_encoders_too(
+    quick: Callable[..., Setting], saved: dict[str, Path], tmp_path: Path
+) -> None:
+    codes = [code for code in sanity_set().sources if code not in ("eng", *DEVELOPMENT)][:9]
+    cells = {
+        f"{name}, seed {seed}": {"test": {code: number / 10 + seed for number, code in enumerate(codes)}}
+        for name in ("whole", "2 bits", "4 bits", "random")
+        for seed in (1, 2)
     }
-    kept = {"study": "encoder", "setup": {}, "cells": {"6 layers, seed 1": cell, "6 layers, seed 2": cell}}
-    (tmp_path / "grid.json").write_text(json.dumps(kept), encoding="utf-8")
-    study = Gain(quick(quick=False))
+    (tmp_path / "grid.json").write_text(json.dumps({"study": "encoder", "setup": {}, "cells": cells}), encoding="utf-8")
+    Recipe.of(models(saved), "test").write(tmp_path / "recipe.yaml")
+    study = Gain(quick(quick=False, sentences=6, recipe=tmp_path / "recipe.yaml"))
     study.tables, study.grid = {}, tmp_path / "grid.json"  # type: ignore[misc]
-    assert study.cells() == ["study encoder: 6 layers"]
-    text = conduct(study).read_text(encoding="utf-8")
-    assert "| study encoder: 6 layers | 9 | CKA | +1.00 |" in text
+    page = conduct(study)
+    found = read_study(page.parent / "result.json")["cells"]
+    assert found["study encoder: whole"][codes[3]]["ratio"] == pytest.approx(1.3)  # of the first seed
+    whole, random = (found[f"study encoder: {name}"] for name in ("whole", "random"))
+    assert any(whole[code]["cka"] != random[code]["cka"] for code in codes)  # each is measured by its own encoder
+    text = page.read_text(encoding="utf-8")
+    assert "| study encoder: random | 9 | CKA |" in text
+    assert "Over the 4 encoders" in text
 
 
 def test_unseen_languages_come_first_and_are_compared(

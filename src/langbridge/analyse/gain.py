@@ -1,11 +1,11 @@
 """Study `gain`: does an encoder's neutrality in a language predict what transfers from it?
 
 Transfer ratios come from recorded tables (`evaluate --task transfer --out`), neutrality is computed here on the same
-parallel text; every finished cell of study `encoder` is one more encoder, which brings both with it.
+parallel text; every setting of study `encoder` that has been run is one more encoder, with its own transfer.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from langbridge.analyse.alignment import alignment
-from langbridge.analyse.figures import Figure, named_points, sheet
+from langbridge.analyse.encoder_size import EncoderSize
+from langbridge.analyse.figures import Figure, bars, named_points, sheet
 from langbridge.analyse.grid import by_setting
 from langbridge.analyse.representation import encoder_layers, tokenisation
 from langbridge.analyse.study import RESULT, Cell, Page, Setting, Study, data_name, read_study
@@ -23,7 +24,7 @@ from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
 from langbridge.errors import DataError
 from langbridge.evaluate.resources import pretraining, resource_class, resource_source
-from langbridge.evaluate.result import Result, read_result
+from langbridge.evaluate.result import read_result
 from langbridge.evaluate.statistics import ROUNDS
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import PIVOT
@@ -34,6 +35,7 @@ TABLES = {
 }
 """Recorded transfer and the recipe that made the bridge, from the folder the command is called in."""
 GRID = Path("studies/encoder") / RESULT
+GRID_CELL = "study encoder: "
 MEASURES = {
     "centred": "retrieval, means taken away",
     "retrieval": "retrieval",
@@ -41,9 +43,12 @@ MEASURES = {
     "apart": "means apart",
     "per_sentence": "pieces per sentence over English",
 }
+BEST = "centred"
+"""The measure that figures show."""
 SENTENCES = 200
 FEWEST = 8
 """Languages that a correlation needs."""
+FEWEST_ENCODERS = 4
 Numbers = NDArray[np.float64]
 
 
@@ -62,54 +67,55 @@ class Gain(Study):
 
     def cells(self) -> list[str]:
         """Return the encoders."""
-        return [*self.tables, *self._grid_cells]
+        return [*self.tables, *self._grid_ratios]
 
     def basis(self) -> dict[str, Any]:
         """Return what the cells are measured on: the tables and the data."""
-        files = {name: hashlib.sha256(_there(path).read_bytes()).hexdigest()[:16] for name, (path, _) in self._paths()}
-        return {"tables": files, "data": data_name(self.setting)}
-
-    def _paths(self) -> list[tuple[str, tuple[str, str]]]:
-        return list(self.tables.items())
+        files = {name: _there(path).read_bytes() for name, (path, _) in self.tables.items()}
+        digests = {name: hashlib.sha256(file).hexdigest()[:16] for name, file in files.items()}
+        return {"tables": digests, "data": data_name(self.setting)}
 
     @cached_property
-    def _grid_cells(self) -> dict[str, Cell]:
-        """Return the first seed of each setting of study `encoder`, where it has been run."""
+    def _grid_ratios(self) -> dict[str, dict[str, float]]:
+        """Return transfer ratios by language, first seed, of each setting of study `encoder`, where it has been run."""
         if self.setting.quick or not self.grid.is_file():
             return {}
         rows = by_setting(read_study(self.grid)["cells"])
-        return {f"study encoder: {name}": next(iter(own.values())) for name, own in rows.items()}
+        return {f"{GRID_CELL}{name}": next(iter(own.values()))["test"] for name, own in rows.items()}
 
     def measure(self, cell: str) -> Cell:
         """Return transfer and neutrality by language for one encoder."""
-        if cell in self._grid_cells:
-            known = self._grid_cells[cell]
-            return {
-                language: {"ratio": ratio, **known["neutrality"][language]} for language, ratio in known["test"].items()
-            }
-        path, recipe = self.tables[cell]
-        result = read_result(_there(path))
-        found = _encoder(recipe)
-        languages = self._languages(result)
-        return {language: self._language(found, result, language) for language in languages}
+        if cell in self._grid_ratios:
+            ratios, source = self._grid_ratios[cell], str(self.grid)
+            recipe = EncoderSize(self.setting).read_recipe(cell.removeprefix(GRID_CELL), seed=1)
+        else:
+            path, made_by = self.tables[cell]
+            result = read_result(_there(path))
+            ratios = {language: row["transfer_ratio"] for language, row in result["languages"].items()}
+            recipe, source = Recipe.read(_there(made_by)), result["data"]
+        # an untrained bridge: only what is in front of it is looked at
+        generator = BridgedGenerator(LangBridge.from_recipe(recipe).eval())
+        return {
+            language: {"ratio": ratios[language], **self._neutrality(generator, language)}
+            for language in self._shared(ratios, source)
+        }
 
-    def _languages(self, result: Result) -> list[str]:
-        shared = [language for language in result["languages"] if language in self.text.sources and language != PIVOT]
+    def _shared(self, ratios: Iterable[str], source: str) -> list[str]:
+        shared = [language for language in ratios if language in self.text.sources and language != PIVOT]
         if len(shared) < FEWEST:
             raise DataError(
-                f"the text ({self.text.name}) and the table ({result['data']}) share {len(shared)} languages; at least "
+                f"the text ({self.text.name}) and the table ({source}) share {len(shared)} languages; at least "
                 f"{FEWEST} are needed. Name with --data the folder that the table was made on."
             )
         return shared[:FEWEST] if self.setting.quick else shared
 
-    def _language(self, generator: BridgedGenerator, result: Result, language: str) -> dict[str, Any]:
+    def _neutrality(self, generator: BridgedGenerator, language: str) -> dict[str, Any]:
         texts, english = self.text.sources[language][: self.count], self.text.references(language)[: self.count]
         layer = max(generator.model.encoder.layers) if generator.model.encoder.layers else -1
         near = alignment(encoder_layers(generator, texts)[layer], encoder_layers(generator, english)[layer])
         own, pivot = tokenisation(generator, texts), tokenisation(generator, english)
         seen = pretraining(generator.model.recipe.encoder.name)
         return {
-            "ratio": result["languages"][language]["transfer_ratio"],
             **{name: round(value, 4) for name, value in vars(near).items()},
             "per_sentence": round(own.per_sentence / pivot.per_sentence, 4),
             "unknown": round(own.unknown, 4),
@@ -125,21 +131,24 @@ class Gain(Study):
         return Page(
             method=(
                 f"Transfer ratios as recorded in {sources}"
-                + (" and in study `encoder`" if self._grid_cells else "")
+                + (" and in study `encoder`" if self._grid_ratios else "")
                 + f"; neutrality on the first {self.count} sentences of each language of `{data_name(self.setting)}`, "
                 "mean-pooled states of the layer that the bridge reads, beside their English translations. Spearman's "
                 "rank correlation over languages; partial: of the ranks, once pieces per sentence (over English) and "
                 f"the resource class have been taken out by regression. Classes: {resource_source()}."
             ),
-            result=_table(rows),
+            result="\n\n".join([_table(rows), _across(rows)]),
             interval=f"Bootstrap 95% over languages ({ROUNDS} rounds).",
             limits=(
                 "Languages are not independent (families), and a correlation over them is no cause. The class stands "
                 "for the share in pretraining, which is not published for this encoder. Sentence pairs differ from "
                 "language to language, so that both sides share the difficulty of the text. "
-                f"{len(rows)} encoders; four were aimed at: run study `encoder` first to have more."
+                f"{len(rows)} encoders; the transfer of those of study `encoder` is of short trainings, one seed."
             ),
-            figures={"gain": (_drawn(rows), "Each point is a language; colours are scripts.")},
+            figures={
+                "gain": (_drawn(rows), "Left: each point is a language, colours are scripts. Right: means by encoder."),
+                "correlations": (_correlated(rows), "Rank correlation over languages by encoder, with its interval."),
+            },
         )
 
 
@@ -197,18 +206,49 @@ def _shown(figure: tuple[float, float, float] | None) -> str:
     return " | " if figure is None else f"{figure[0]:+.2f} | {figure[1]:+.2f} to {figure[2]:+.2f}"
 
 
+def _means(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, tuple[float, float]]:
+    """Return (mean neutrality, mean ratio) over languages by encoder."""
+    return {
+        name: (_mean(row[BEST] for row in own.values()), _mean(row["ratio"] for row in own.values()))
+        for name, own in rows.items()
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _across(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return how means go together over encoders, where there are enough of them."""
+    if len(rows) < FEWEST_ENCODERS:
+        return ""
+    left, right = (np.array(side) for side in zip(*_means(rows).values(), strict=True))
+    return (
+        f"Over the {len(rows)} encoders, means over languages: rank correlation {spearman(left, right):+.2f} between "
+        f"{MEASURES[BEST]} and transfer ratio."
+    )
+
+
 def _drawn(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    figure, axes = sheet(2, max(1, len(rows)), width=5.0, height=3.9)
-    for number, (name, own) in enumerate(rows.items()):
-        for turn, measure in enumerate(("cka", "apart")):
-            places = {language: (row[measure], row["ratio"]) for language, row in own.items()}
-            named_points(axes[2 * number + turn], places, x=MEASURES[measure], y="transfer ratio", title=name)
+    figure, axes = sheet(2, width=5.0, height=3.9)
+    name, own = next(iter(rows.items()))
+    places = {language: (row[BEST], row["ratio"]) for language, row in own.items()}
+    named_points(axes[0], places, x=MEASURES[BEST], y="transfer ratio", title=name)
+    for encoder, (across, up) in _means(rows).items():
+        axes[1].scatter([across], [up], s=16, color="#4477aa")
+        text = encoder.removeprefix(GRID_CELL)
+        axes[1].annotate(text, (across, up), xytext=(4, 2), textcoords="offset points", fontsize=7)
+    axes[1].set_xlabel(f"{MEASURES[BEST]}, mean")
+    axes[1].set_ylabel("transfer ratio, mean")
+    axes[1].set_title("encoders", fontsize=10)
     return figure
 
 
-def _encoder(recipe: str) -> BridgedGenerator:
-    """Return the models of a recipe with an untrained bridge: only what is in front of it is looked at."""
-    return BridgedGenerator(LangBridge.from_recipe(Recipe.read(_there(recipe))).eval())
+def _correlated(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+    figure, (axes,) = sheet(width=6.2, height=1.2 + 0.3 * len(rows))
+    shown = {name: _correlations(list(own.values()), BEST)[0] for name, own in rows.items()}
+    bars(axes, shown, title=f"Transfer ratio and {MEASURES[BEST]}", x="rank correlation over languages")
+    return figure
 
 
 def _there(path: str) -> Path:

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
-from langbridge.analyse.measures import facts_accuracy, neutrality, task_accuracy, transfer_measures
+from langbridge.analyse.measures import facts_accuracy, task_accuracy, transfer_measures
 from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name
 from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
 from langbridge.config import Recipe
@@ -150,7 +150,6 @@ class Grid(Study):
         cell: Cell = {}
         for part, text in self.texts.items():
             cell[part], cell[f"nll_{part}"] = transfer_measures(generator, text, self.sentence_count)
-        cell["neutrality"] = neutrality(generator, self.texts["test"], self.sentence_count)
         if self.facts and "facts" in self.setting.measure:
             cell["facts"] = facts_accuracy(generator, quick=self.setting.quick)
         data = self.setting.data

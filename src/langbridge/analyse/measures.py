@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from langbridge.analyse.alignment import alignment
-from langbridge.analyse.representation import encoder_layers
 from langbridge.data.parallel import Parallel
 from langbridge.evaluate.facts import SAMPLING, is_right, read_facts
 from langbridge.evaluate.run import Request, answer
@@ -33,18 +31,6 @@ def transfer_measures(generator: BridgedGenerator, text: Parallel, count: int) -
         found = compare(generator, sources[:count], text.references(language)[:count])
         ratios[language], nll[language] = round(found.gain / pivot.gain, 4), round(found.nll, 4)
     return ratios, nll
-
-
-def neutrality(generator: BridgedGenerator, text: Parallel, count: int) -> dict[str, dict[str, float]]:
-    """Return by language how the encoder's sentences lie beside their translations, at the layer the bridge reads."""
-    encoder = generator.model.encoder
-    layer = max(encoder.layers) if encoder.layers else encoder.depth
-    found = {}
-    for language, sources in text.sources.items():
-        own = encoder_layers(generator, sources[:count])[layer]
-        english = encoder_layers(generator, text.references(language)[:count])[layer]
-        found[language] = {name: round(value, 4) for name, value in vars(alignment(own, english)).items()}
-    return found
 
 
 def facts_accuracy(generator: BridgedGenerator, *, quick: bool) -> dict[str, float]:

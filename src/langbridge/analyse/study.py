@@ -58,7 +58,7 @@ class Setting:
     quick: bool = False
     """A small part of everything: does it run?"""
     measure: tuple[str, ...] = MEASURES
-    """What a training grid measures of its bridges: transfer (with neutrality) always, facts and benchmarks (tasks)."""
+    """What a training grid measures of its bridges: transfer always, facts and benchmarks (tasks)."""
     command: str = ""
     """How it was called, for the page."""
 
