@@ -30,11 +30,18 @@ BARE = (
 """The plain linear bridge: the paper's, warm-started, on English as it is written."""
 VARIED = ("data.shuffle_words=0.8", "data.gloss=0.5", "data.plain_case=0.3", "data.cut_words=0.3")
 NOISE = 0.5
+LAYERS = (9, 10, 11)
+"""Below the last, which is the twelfth."""
 RANKS = (32, 128)
 CONTRAST = "paraphrase contrast"
 WEIGHT, PAIRS = 0.1, 16
 """Of the contrast in the loss; pairs of a step."""
 WANTED = 0.08
+
+
+def together(layer: int) -> tuple[str, ...]:
+    """Return the fields of a layer with varied English and states hidden."""
+    return (*BARE, *VARIED, f"bridge.layers=[{layer}]", "bridge.token_dropout=0.15")
 
 
 class Noise(TrainerCallback):
@@ -93,16 +100,16 @@ class Gap(Grid):
         CONTRAST: BARE,
         **{f"rank {rank}": BARE for rank in RANKS},
         "centred": BARE,
-        "layer 11": (*BARE, "bridge.layers=[11]"),
+        **{f"layer {layer}": (*BARE, f"bridge.layers=[{layer}]") for layer in LAYERS},
         "layer mix": (*BARE, "bridge.layers=mix"),
         "words moved": (*BARE, "data.shuffle_words=0.8"),
         "words moved and lost": (*BARE, "data.shuffle_words=0.8", "data.gloss=0.5"),
         "words cut": (*BARE, "data.cut_words=0.3"),
         "varied": (*BARE, *VARIED),
-        "four times as long": BARE,
+        **{f"layer {layer} varied dropout": together(layer) for layer in LAYERS},
+        "layer 10 varied dropout noise": together(10),
         "distilled": (*BARE, "objective.kind=distill"),
-        "layer 11 varied dropout": (*BARE, *VARIED, "bridge.layers=[11]", "bridge.token_dropout=0.15"),
-        "layer mix varied dropout": (*BARE, *VARIED, "bridge.layers=mix", "bridge.token_dropout=0.15"),
+        "four times as long": BARE,
     }
     facts: ClassVar[bool] = True
     about: ClassVar[str] = (
@@ -110,8 +117,8 @@ class Gap(Grid):
         "spread on its input while it learns, states hidden, a weight of low rank (projected after each step), the "
         "mean state of each language replaced by that of English when it is used (which takes unlabelled sentences of "
         f"the language), a contrast of paraphrases (token by token, weight {WEIGHT}, the pairs of PAWS and MRPC that "
-        "are in P3), another layer or all mixed, English made to look foreign, four times the steps, distillation; "
-        "then the best together."
+        "are in P3), an earlier layer or all mixed, English made to look foreign; earlier layers with varied English "
+        "and states hidden, and noise; distillation; four times the steps."
     )
     limits: ClassVar[str] = (
         "`centred` is the only one that sees other languages, and only when the bridge is used. Each idea was tried in "
@@ -135,7 +142,7 @@ class Gap(Grid):
         """Return what disturbs or binds the bridge while it learns."""
         if name == CONTRAST and self.setting.data is not None:
             return [Contrast(paraphrases(read_p3(self.setting.data)), weight=WEIGHT, size=PAIRS)]
-        if name == "state noise":
+        if name.endswith("noise"):
             return [Noise(NOISE)]
         return [LowRank(int(name.split()[1]))] if name.startswith("rank ") else []
 
