@@ -7,7 +7,7 @@ import numpy as np
 
 from langbridge.analyse.alignment import alignment
 from langbridge.analyse.representation import Tokenisation, encoder_layers, tokenisation
-from langbridge.analyse.verdict import Finding
+from langbridge.analyse.verdict import Finding, judged
 from langbridge.data.parallel import sanity_set
 from langbridge.evaluate.resources import pretraining
 from langbridge.evaluate.statistics import interval
@@ -70,13 +70,14 @@ def _pretrained(generator: BridgedGenerator, language: str) -> list[Finding]:
         return []
     unseen = language not in seen[0]
     return [
-        Finding(
+        judged(
             sign="seen by the encoder in pretraining (1 = yes)",
             about=language,
             figure=0.0 if unseen else 1.0,
             wanted="1",
-            trouble="the encoder has not seen this language" if unseen else "",
-            advice=f"Choose an encoder that has ({seen[1]})." if unseen else "",
+            bad=unseen,
+            trouble="the encoder has not seen this language",
+            advice=f"Choose an encoder that has ({seen[1]}).",
         )
     ]
 
@@ -85,29 +86,25 @@ def _tokens(
     generator: BridgedGenerator, language: str, texts: Sequence[str], english: Sequence[str], translated: bool
 ) -> list[Finding]:
     own, pivot = tokenisation(generator, texts), tokenisation(generator, english)
-    strange = own.unknown > UNKNOWN
     unit, figure = _fertility(own, pivot, texts, translated)
-    cut = figure > PIECES[unit]
     return [
-        Finding(
+        judged(
             sign="unknown pieces, share",
             about=language,
             figure=own.unknown,
             wanted=f"at most {UNKNOWN}",
-            trouble="the encoder's tokenizer does not know this script" if strange else "",
-            advice="What it does not know, no bridge can carry: transliterate, or choose another encoder."
-            if strange
-            else "",
+            bad=own.unknown > UNKNOWN,
+            trouble="the encoder's tokenizer does not know this script",
+            advice="What it does not know, no bridge can carry: transliterate, or choose another encoder.",
         ),
-        Finding(
+        judged(
             sign=f"encoder pieces per {unit}, over English",
             about=language,
             figure=figure,
             wanted=f"at most {PIECES[unit]}",
-            trouble="words are cut into many pieces" if cut else "",
-            advice="The encoder has seen little of it; data.cut_words trains the bridge on words in pieces."
-            if cut
-            else "",
+            bad=figure > PIECES[unit],
+            trouble="words are cut into many pieces",
+            advice="The encoder has seen little of it; data.cut_words trains the bridge on words in pieces.",
         ),
     ]
 
@@ -127,17 +124,15 @@ def _states(
 ) -> list[Finding]:
     layer = _layer(generator)
     found = alignment(encoder_layers(generator, texts)[layer], encoder_layers(generator, english)[layer])
-    far = found.apart > APART
     findings = [
-        Finding(
+        judged(
             sign="distance of the mean state from English, in spreads",
             about=language,
             figure=found.apart,
             wanted=f"at most {APART}",
-            trouble="the encoder keeps this language apart from English" if far else "",
-            advice="Its states are not language-neutral: another layer (bridge.layers), or another encoder."
-            if far
-            else "",
+            bad=found.apart > APART,
+            trouble="the encoder keeps this language apart from English",
+            advice="Its states are not language-neutral: another layer (bridge.layers), or another encoder.",
         )
     ]
     if translated:
@@ -146,28 +141,26 @@ def _states(
 
 
 def _like(language: str, cka: float) -> Finding:
-    bad = not cka >= LIKE
-    return Finding(
+    return judged(
         sign="likeness of the sentences' geometry to that of their translations (CKA)",
         about=language,
         figure=cka,
         wanted=f"at least {LIKE}",
-        trouble="the encoder understands this language poorly" if bad else "",
-        advice="It tells its sentences apart by other things than English ones: another encoder." if bad else "",
+        bad=not cka >= LIKE,
+        trouble="the encoder understands this language poorly",
+        advice="It tells its sentences apart by other things than English ones: another encoder.",
     )
 
 
 def _found(language: str, centred: float, count: int) -> Finding:
-    bad = centred < RETRIEVED
-    return Finding(
+    return judged(
         sign=f"sentences that find their translation among {count}, means taken away",
         about=language,
         figure=centred,
         wanted=f"at least {RETRIEVED}",
-        trouble="the encoder does not understand this language" if bad else "",
-        advice="Translations do not lie together, so no bridge trained on English can help: another encoder."
-        if bad
-        else "",
+        bad=centred < RETRIEVED,
+        trouble="the encoder does not understand this language",
+        advice="Translations do not lie together, so no bridge trained on English can help: another encoder.",
     )
 
 
@@ -180,14 +173,14 @@ def _layer(generator: BridgedGenerator) -> int:
 def _two_ways(language: str, through: Comparison) -> Finding:
     better = (through.matched < through.shifted).astype(np.float64)
     share, needed = float(better.mean()), _above_chance(len(better))
-    random = share < needed
-    return Finding(
+    return judged(
         sign="right sentence told from a wrong one by the LM",
         about=language,
         figure=share,
         wanted=f"at least {needed:.2f} (0.50 is guessing)",
-        trouble="scores are near random: nothing comes through" if random else "",
-        advice="If English is well, the encoder is at fault; otherwise the bridge is." if random else "",
+        bad=share < needed,
+        trouble="scores are near random: nothing comes through",
+        advice="If English is well, the encoder is at fault; otherwise the bridge is.",
     )
 
 
@@ -203,14 +196,12 @@ def _ratio(language: str, through: Comparison, reference: Comparison) -> Finding
         lambda rows: through.at(rows).gain / max(0.05, reference.gain),
         len(through.tokens),
     )
-    weak = ratio < RATIO
-    return Finding(
+    return judged(
         sign=f"transfer ratio ({low:.2f} to {high:.2f})",
         about=language,
         figure=ratio,
         wanted=f"at least {RATIO}",
-        trouble="little comes through" if weak else "",
-        advice="Look at the signs above; with all of them well, train on more varied English (docs/diagnose.md)."
-        if weak
-        else "",
+        bad=ratio < RATIO,
+        trouble="little comes through",
+        advice="Look at the signs above; with all of them well, train on more varied English (docs/diagnose.md).",
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from langbridge.analyse.representation import soft_vectors
-from langbridge.analyse.verdict import Finding
+from langbridge.analyse.verdict import Finding, judged
 from langbridge.checkpoint import read_metadata, run_folder
 from langbridge.evaluate.facts import SAMPLING, is_right, read_facts
 from langbridge.generate import BridgedGenerator, PlainGenerator
@@ -95,20 +95,18 @@ def facts_signs(generator: BridgedGenerator) -> list[Finding]:
     bridged, plain = right
     if plain < FEWEST_FACTS:
         return []
-    bad = bridged < KEPT * plain
     return [
-        Finding(
+        judged(
             sign=f"English facts through the bridge (plain LM: {plain:.2f})",
             about=RUN,
             figure=bridged,
             wanted=f"at least {KEPT * plain:.2f}",
-            trouble="the LM loses its own task through the bridge" if bad else "",
+            bad=bridged < KEPT * plain,
+            trouble="the LM loses its own task through the bridge",
             advice=(
                 "Train on prompts that are answered, not only on sentences that are repeated (data.answers), or by "
                 "objective.kind: distill; let English go to the plain LM (--routing by_language)."
-            )
-            if bad
-            else "",
+            ),
         )
     ]
 
@@ -119,57 +117,57 @@ def _names(generator: BridgedGenerator, run: str) -> list[Finding]:
     other = [part for part, name in found.items() if metadata[part] != name]
     advice = "".join(f"It was trained with {metadata[part]} and now reads {found[part]}. " for part in other)
     return [
-        Finding(
+        judged(
             sign="models other than those it was trained with",
             about=RUN,
             figure=len(other),
             wanted="0",
-            trouble=f"the bridge is for another {' and '.join(other).replace('_', ' ')}" if other else "",
-            advice=f"{advice}Name the old one in config.yaml, or train again." if other else "",
+            bad=bool(other),
+            trouble=f"the bridge is for another {' and '.join(other).replace('_', ' ')}",
+            advice=f"{advice}Name the old one in config.yaml, or train again.",
         )
     ]
 
 
 def _size(seen: Likeness) -> Finding:
     low, high = SIZE
-    bad = not low <= seen.size <= high
-    return Finding(
+    return judged(
         sign="size of soft-prompt vectors over that of LM word embeddings",
         about=RUN,
         figure=seen.size,
         wanted=f"{low} to {high}",
-        trouble="the soft prompt is out of the LM's range" if bad else "",
-        advice="Train with a lower learning rate, or with the warm start; see training.clip." if bad else "",
+        bad=not low <= seen.size <= high,
+        trouble="the soft prompt is out of the LM's range",
+        advice="Train with a lower learning rate, or with the warm start; see training.clip.",
     )
 
 
 def _variety(seen: Likeness, own: float) -> Finding:
-    bad = seen.entropy < VARIETY * own
-    return Finding(
+    return judged(
         sign=f"variety of nearest LM tokens, bits (the text's own tokens: {own:.1f})",
         about=RUN,
         figure=seen.entropy,
         wanted=f"at least {VARIETY * own:.1f}",
-        trouble="the bridge says the same whatever it reads" if bad else "",
-        advice="It has collapsed, or is untrained: train again, from the warm start." if bad else "",
+        bad=seen.entropy < VARIETY * own,
+        trouble="the bridge says the same whatever it reads",
+        advice="It has collapsed, or is untrained: train again, from the warm start.",
     )
 
 
 def _learned(seen: Likeness, *, heard: bool) -> Finding:
     """Weights that know nothing of the LM's words are only a trouble where nothing comes through."""
-    bad = not heard and seen.learned < LEARNED
-    return Finding(
+    return judged(
         sign="the bridge's last layer writes where LM words lie (random weights: 1.0)",
         about=RUN,
         figure=seen.learned,
         wanted=f"at least {LEARNED}, unless English comes through",
-        trouble="the bridge is untrained: its weights know nothing of the LM's words" if bad else "",
-        advice="Was training stopped at its start, or is this another LM's bridge?" if bad else "",
+        bad=not heard and seen.learned < LEARNED,
+        trouble="the bridge is untrained: its weights know nothing of the LM's words",
+        advice="Was training stopped at its start, or is this another LM's bridge?",
     )
 
 
 def _comes_through(gain: float, seen: Likeness) -> Finding:
-    bad = gain <= COMES_THROUGH
     spoken = seen.learned >= LEARNED
     why = (
         "Its weights know the LM's words, so it was trained, but not on what this encoder gives: check encoder.name, "
@@ -177,28 +175,28 @@ def _comes_through(gain: float, seen: Likeness) -> Finding:
         if spoken
         else "Train it: the loss leaves its plateau late without a warm start (warm_start.enabled)."
     )
-    return Finding(
+    return judged(
         sign="English: worth of the right sentence against a wrong one, nats per token",
         about=RUN,
         figure=gain,
         wanted=f"more than {COMES_THROUGH}",
-        trouble=("the bridge does not fit this encoder" if spoken else "English does not come through") if bad else "",
-        advice=why if bad else "",
+        bad=gain <= COMES_THROUGH,
+        trouble="the bridge does not fit this encoder" if spoken else "English does not come through",
+        advice=why,
     )
 
 
 def _share(gain: float, alone: float) -> Finding:
     share = gain / max(alone, 1e-6)
     bad = min(gain, alone) > COMES_THROUGH and share < SHARE  # where nothing comes through, that is the trouble
-    return Finding(
+    return judged(
         sign="the same, over the gain of the plain LM that reads the text itself",
         about=RUN,
         figure=share,
         wanted=f"at least {SHARE}",
-        trouble="English is heard badly" if bad else "",
-        advice="Train longer, on more and more varied English; other languages cannot do better than it."
-        if bad
-        else "",
+        bad=bad,
+        trouble="English is heard badly",
+        advice="Train longer, on more and more varied English; other languages cannot do better than it.",
     )
 
 

@@ -33,6 +33,12 @@ class Finding:
         return not self.trouble
 
 
+def judged(*, sign: str, about: str, figure: float, wanted: str, bad: bool, trouble: str, advice: str = "") -> Finding:
+    """Return a finding that names its trouble and its advice only where the figure is bad."""
+    named = {"trouble": trouble, "advice": advice} if bad else {}
+    return Finding(sign=sign, about=about, figure=figure, wanted=wanted, **named)
+
+
 def print_findings(findings: Sequence[Finding], console: Console) -> None:
     """Print all signs, then each trouble with what to do."""
     table = Table("", "about", "sign", "figure", "wanted")
