@@ -11,9 +11,10 @@ from transformers import BertModel
 from langbridge.analyse.budget import BATCH, Budget, transition
 from langbridge.analyse.encoders import coarse, cut, random, rounded, variant
 from langbridge.analyse.expressivity import Expressivity
-from langbridge.analyse.gap import Gap, LowRank, Noise, at_rank, centred, median_gain
+from langbridge.analyse.gap import Gap, LowRank, Noise, at_rank, centred
 from langbridge.analyse.grid import over_seeds, trained
 from langbridge.analyse.measures import task_accuracy
+from langbridge.analyse.medians import median_gain
 from langbridge.analyse.representation import encoder_layers
 from langbridge.analyse.studies import STUDIES
 from langbridge.analyse.study import Cell, Setting, conduct, read_study

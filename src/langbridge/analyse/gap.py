@@ -1,21 +1,19 @@
 """Study `gap`: what closes the transfer gap, on English alone? One table of everything that was tried."""
 
 import contextlib
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
 from langbridge.analyse.contrast import Contrast
 from langbridge.analyse.grid import Grid, by_setting, macro, over_seeds
+from langbridge.analyse.medians import median_gain, over_languages
 from langbridge.analyse.p3 import PLACE, paraphrases, read_p3
 from langbridge.analyse.representation import encoder_layers
 from langbridge.analyse.study import Cell
-from langbridge.evaluate.statistics import interval
 from langbridge.generate import BridgedGenerator
 from langbridge.transfer import Comparison, compare
 
@@ -119,8 +117,7 @@ class Gap(Grid):
     )
     limits: ClassVar[str] = (
         "`centred` is the only one that sees other languages, and only when the bridge is used. Each idea was tried in "
-        "one strength; the few paraphrases come again and again. Intervals of medians are over test languages "
-        "(bootstrap, the same languages drawn for both)."
+        "one strength; the few paraphrases come again and again."
     )
 
     def fields(self, name: str) -> Sequence[str]:
@@ -161,20 +158,12 @@ class Gap(Grid):
         return cell
 
     def table(self, cells: Mapping[str, Cell]) -> str:
-        """Add medians, and the verdict: does what the development languages choose raise transfer as wanted?"""
+        """Add the verdict: does what the development languages choose raise transfer as wanted?"""
         rows = by_setting(cells, self.settings)
         if self.base not in rows or len(rows) < 2:
             return super().table(cells)
-        base = over_languages(rows[self.base])
-        lines = ["| setting | median ratio, test | difference | better in |", "|---|---|---|---|"]
-        for name, own in rows.items():
-            here = over_languages(own)
-            gain, low, high = median_gain(here, base)
-            better = sum(here[language] > base[language] for language in base)
-            shown = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) | {better} of {len(base)}" if name != self.base else "|"
-            lines.append(f"| {name} | {median(here):.3f} | {shown} |")
         chosen = max(rows, key=lambda name: macro_development(rows[name]))
-        gain, low, high = median_gain(over_languages(rows[chosen]), base)
+        gain, low, high = median_gain(over_languages(rows[chosen]), over_languages(rows[self.base]))
         verdict = "reaches" if gain >= WANTED else "does not reach"
         told = f"Chosen on the development languages: `{chosen}`"
         if chosen == self.base:
@@ -184,25 +173,7 @@ class Gap(Grid):
                 f"; the median ratio of the test languages is {gain:+.3f} ({low:+.3f} to {high:+.3f}) from that of "
                 f"`{self.base}`, which {verdict} the aim of +{WANTED}."
             )
-        return "\n".join([super().table(cells), "", *lines, "", told])
-
-
-def over_languages(own: Mapping[int, Cell]) -> dict[str, float]:
-    """Return the test languages' ratios, each the mean over seeds."""
-    cells = list(own.values())
-    return {language: statistics.fmean(cell["test"][language] for cell in cells) for language in cells[0]["test"]}
-
-
-def median_gain(own: Mapping[str, float], base: Mapping[str, float]) -> tuple[float, float, float]:
-    """Return (difference of medians, its bootstrap 95% interval over languages, both with the same ones drawn)."""
-    ours, theirs = (np.array([ratios[language] for language in base]) for ratios in (own, base))
-    low, high = interval(lambda drawn: float(np.median(ours[drawn]) - np.median(theirs[drawn])), len(base))
-    return float(np.median(ours) - np.median(theirs)), low, high
-
-
-def median(ratios: Mapping[str, float]) -> float:
-    """Return the median over languages."""
-    return statistics.median(ratios.values())
+        return f"{super().table(cells)}\n\n{told}"
 
 
 def macro_development(own: Mapping[int, Cell]) -> float:

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
 from langbridge.analyse.measures import facts_accuracy, task_accuracy, transfer_measures
+from langbridge.analyse.medians import medians
 from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name
 from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
 from langbridge.config import Recipe
@@ -192,10 +193,13 @@ class Grid(Study):
                 "languages does not fall then."
             ),
             result=self.table(cells),
-            interval="± is half of the 95% interval of Student's t over seeds; with one seed there is none (–).",
+            interval=(
+                "± is half of the 95% interval of Student's t over seeds; with one seed there is none (–). Intervals "
+                "of medians are over test languages (bootstrap, the same languages drawn for both)."
+            ),
             limits=(
-                f"{self.limits} Small models and few steps: what wins here need not win with mT5-XL and a 7B LM. The "
-                "interval is over seeds of training, on the same sentences and languages."
+                f"{self.limits} Small models and few steps: what wins here need not win with mT5-XL and a 7B LM. "
+                "Intervals over seeds are on the same sentences and languages."
             ).strip(),
             figures=self.figures(cells),
         )
@@ -231,7 +235,8 @@ class Grid(Study):
             best = max(best, (name, mean), key=lambda pair: pair[1])
             lowest = min(lowest, (name, loss), key=lambda pair: pair[1])
         told = f"Best on the development languages: `{best[0]}` ({best[1]:.3f}). "
-        return "\n".join([*lines, f"\n{told}Lowest loss there: `{lowest[0]}` ({lowest[1]:.3f})."])
+        table = "\n".join([*lines, f"\n{told}Lowest loss there: `{lowest[0]}` ({lowest[1]:.3f})."])
+        return f"{table}\n\n{medians(rows, self.base)}" if self.base in rows and len(rows) > 1 else table
 
     def _compared(self, name: str, rows: Mapping[str, Mapping[int, Cell]], part: str) -> str:
         own = {seed: macro(cell[part]) for seed, cell in rows[name].items() if part in cell}

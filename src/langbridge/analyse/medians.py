@@ -1,0 +1,35 @@
+"""Median transfer ratio over languages, and what a setting raises it by: intervals that one seed is enough for."""
+
+import statistics
+from collections.abc import Mapping
+
+import numpy as np
+
+from langbridge.analyse.study import Cell
+from langbridge.evaluate.statistics import interval
+
+
+def medians(rows: Mapping[str, Mapping[int, Cell]], base: str) -> str:
+    """Return a table of the median over test languages by setting, beside that of `base`, as Markdown."""
+    first = over_languages(rows[base])
+    lines = [f"| setting | median ratio, test | from `{base}` | better in |", "|---|---|---|---|"]
+    for name, own in rows.items():
+        here = over_languages(own)
+        gain, low, high = median_gain(here, first)
+        better = sum(here[language] > first[language] for language in first)
+        shown = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) | {better} of {len(first)}" if name != base else "|"
+        lines.append(f"| {name} | {statistics.median(here.values()):.3f} | {shown} |")
+    return "\n".join(lines)
+
+
+def over_languages(own: Mapping[int, Cell]) -> dict[str, float]:
+    """Return the test languages' ratios of one setting, each the mean over seeds."""
+    cells = list(own.values())
+    return {language: statistics.fmean(cell["test"][language] for cell in cells) for language in cells[0]["test"]}
+
+
+def median_gain(own: Mapping[str, float], base: Mapping[str, float]) -> tuple[float, float, float]:
+    """Return (difference of medians, its bootstrap 95% interval over languages, both with the same ones drawn)."""
+    ours, theirs = (np.array([ratios[language] for language in base]) for ratios in (own, base))
+    low, high = interval(lambda drawn: float(np.median(ours[drawn]) - np.median(theirs[drawn])), len(base))
+    return float(np.median(ours) - np.median(theirs)), low, high
