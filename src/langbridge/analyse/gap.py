@@ -107,6 +107,7 @@ class Gap(Grid):
         "four times as long": BARE,
     }
     facts: ClassVar[bool] = True
+    development_times: ClassVar[int] = 4
     about: ClassVar[str] = (
         "The plain linear bridge on the last layer, warm-started; then one change at a time: Gaussian noise of half a "
         "spread on its input while it learns; states hidden; the mean state of each language replaced by that of "
@@ -149,7 +150,7 @@ class Gap(Grid):
         """Replace transfer where each language is centred first."""
         cell = super().measured(generator)
         for part, text in self.texts.items() if self.centring else ():
-            pivot = text.pivot_sample(self.sentence_count)
+            pivot = text.pivot_sample(self.counts[part])
             gain = compare(generator, pivot, pivot).gain
             for language, sources in text.sources.items():
                 found = centred_comparison(generator, sources, text.references(language))

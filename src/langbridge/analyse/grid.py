@@ -51,6 +51,8 @@ class Grid(Study):
     """The setting that the others are compared with, seed by seed."""
     steps: ClassVar[int] = 100
     sentences: ClassVar[int] = 40
+    development_times: ClassVar[int] = 1
+    """So many times the sentences of a test language for a development language, where a choice is the aim."""
     facts: ClassVar[bool] = False
     tasks: ClassVar[bool] = False
     """Whether benchmarks of the data folder are asked too."""
@@ -97,6 +99,7 @@ class Grid(Study):
             "data": data_name(self.setting),
             "set": list(self.setting.overrides),
             **({"languages": ",".join(self.setting.languages)} if self.setting.languages else {}),
+            **({} if self.development_times == 1 else {"development_times": self.development_times}),
             **({} if self.setting.measure == MEASURES else {"measured": ",".join(self.setting.measure)}),
         }
 
@@ -150,7 +153,7 @@ class Grid(Study):
         """Return transfer by language, development and test apart, and whatever else the study asks."""
         cell: Cell = {}
         for part, text in self.texts.items():
-            cell[part], cell[f"nll_{part}"] = transfer_measures(generator, text, self.sentence_count)
+            cell[part], cell[f"nll_{part}"] = transfer_measures(generator, text, self.counts[part])
         if self.facts and "facts" in self.setting.measure:
             cell["facts"] = facts_accuracy(generator, quick=self.setting.quick)
         data = self.setting.data
@@ -165,6 +168,11 @@ class Grid(Study):
         """Sentences of each language."""
         return self.setting.sentences or (4 if self.setting.quick else self.sentences)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Sentences of each language by part."""
+        return {"development": self.sentence_count * self.development_times, "test": self.sentence_count}
+
     def _texts(self) -> dict[str, Parallel]:
         """Return the development languages, and the others."""
         text = self.setting.parallel()
@@ -176,8 +184,8 @@ class Grid(Study):
                 f"--languages {','.join(self.setting.languages)}: all are development languages; name others, too."
             )
         return {
-            "development": first.choose(DEVELOPMENT, self.sentence_count),
-            "test": text.choose(others[:2] if self.setting.quick else others, self.sentence_count),
+            "development": first.choose(DEVELOPMENT, self.counts["development"]),
+            "test": text.choose(others[:2] if self.setting.quick else others, self.counts["test"]),
         }
 
     def page(self, cells: Mapping[str, Cell]) -> Page:
@@ -186,11 +194,11 @@ class Grid(Study):
             method=(
                 f"{self.about} Each bridge is trained on English alone by `{self.path.name}` for {self.step_count} "
                 "steps unless its name says otherwise, and measured by the mean transfer ratio over the development "
-                f"languages ({', '.join(DEVELOPMENT)}) and over {len(next(iter(cells.values()))['test'])} test "
-                f"languages of `{data_name(self.setting)}`, {self.sentence_count} sentences each. In brackets: the "
-                f"difference from `{self.base}`, seed by seed. Losses are nats per token of the same English "
-                "references: a ratio rises, too, where English itself is learned less well, the loss of the test "
-                "languages does not fall then."
+                f"languages ({', '.join(DEVELOPMENT)}; first {self.counts['development']} sentences each) and over "
+                f"{len(next(iter(cells.values()))['test'])} test languages ({self.counts['test']} each) of "
+                f"`{data_name(self.setting)}`. In brackets: the difference from `{self.base}`, seed by seed. Losses "
+                "are nats per token of the same English references: a ratio rises, too, where English itself is "
+                "learned less well, the loss of the test languages does not fall then."
             ),
             result=self.table(cells),
             interval=(
