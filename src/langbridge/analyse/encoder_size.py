@@ -58,4 +58,5 @@ class EncoderSize(Grid):
                 for part in ("development", "test")
             }
             lines(one, {p: (there, ys) for p, ys in means.items()}, title="", x=unit, y="transfer ratio")
+            one.set_xticks(there)
         return {**super().figures(cells), "size": (figure, "Mean transfer ratio by size and by coarseness.")}
