@@ -159,6 +159,10 @@ def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[
     assert "+0.070 (+0.070 to +0.070)" in text.splitlines()[-1]
     assert "does not reach the aim of +0.08" in text
     assert "| layer 11 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in text
+    twice = {**cells, "plain linear, seed 2": cell(0.5, 0.3), "varied, seed 2": cell(0.6, 0.47)}
+    more = Gap(quick(recipe=recipe)).table(twice)
+    assert "+0.120 (+0.120 to +0.120)" in more.splitlines()[-1]  # of the means over both seeds
+    assert "| layer 11 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in more  # with the one seed that it has
     worse = {"plain linear, seed 1": cell(0.5, 0.5), "varied, seed 1": cell(0.4, 0.9)}
     assert "`plain linear`, so that nothing tried is chosen." in Gap(quick(recipe=recipe)).table(worse)
 

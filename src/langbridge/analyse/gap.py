@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from langbridge.analyse.contrast import Contrast
 from langbridge.analyse.grid import Grid, by_setting, macro, over_seeds
-from langbridge.analyse.medians import median_gain, over_languages
+from langbridge.analyse.medians import median_gain, on_shared_seeds
 from langbridge.analyse.p3 import PLACE, paraphrases, read_p3
 from langbridge.analyse.representation import encoder_layers
 from langbridge.analyse.study import Cell
@@ -164,7 +164,7 @@ class Gap(Grid):
         if self.base not in rows or len(rows) < 2:
             return super().table(cells)
         chosen = max(rows, key=lambda name: macro_development(rows[name]))
-        gain, low, high = median_gain(over_languages(rows[chosen]), over_languages(rows[self.base]))
+        gain, low, high = median_gain(*on_shared_seeds(rows[chosen], rows[self.base]))
         verdict = "reaches" if gain >= WANTED else "does not reach"
         told = f"Chosen on the development languages: `{chosen}`"
         if chosen == self.base:

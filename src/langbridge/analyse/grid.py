@@ -203,7 +203,8 @@ class Grid(Study):
             result=self.table(cells),
             interval=(
                 "± is half of the 95% interval of Student's t over seeds; with one seed there is none (–). Intervals "
-                "of medians are over test languages (bootstrap, the same languages drawn for both)."
+                "of medians are over test languages (bootstrap, the same languages drawn for both), each the mean "
+                "over the seeds that both settings have."
             ),
             limits=(
                 f"{self.limits} Small models and few steps: what wins here need not win with mT5-XL and a 7B LM. "

@@ -10,16 +10,25 @@ from langbridge.evaluate.statistics import interval
 
 
 def medians(rows: Mapping[str, Mapping[int, Cell]], base: str) -> str:
-    """Return a table of the median over test languages by setting, beside that of `base`, as Markdown."""
-    first = over_languages(rows[base])
+    """Return a table of the median over test languages by setting, beside that of `base`, as Markdown.
+
+    A setting is compared with the seeds of `base` that it has itself.
+    """
     lines = [f"| setting | median ratio, test | from `{base}` | better in |", "|---|---|---|---|"]
     for name, own in rows.items():
-        here = over_languages(own)
+        here, first = on_shared_seeds(own, rows[base])
         gain, low, high = median_gain(here, first)
         better = sum(here[language] > first[language] for language in first)
         shown = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) | {better} of {len(first)}" if name != base else "|"
         lines.append(f"| {name} | {statistics.median(here.values()):.3f} | {shown} |")
     return "\n".join(lines)
+
+
+def on_shared_seeds(own: Mapping[int, Cell], base: Mapping[int, Cell]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the ratios of a setting and of `base` on the seeds that both have; on all of each where none is shared."""
+    shared = own.keys() & base.keys()
+    ours, theirs = ({seed: cells[seed] for seed in shared or cells} for cells in (own, base))
+    return over_languages(ours), over_languages(theirs)
 
 
 def over_languages(own: Mapping[int, Cell]) -> dict[str, float]:
