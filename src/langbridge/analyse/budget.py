@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from langbridge.analyse.figures import Figure, lines, sheet
-from langbridge.analyse.grid import Grid, by_setting, macro
+from langbridge.analyse.grid import Grid, by_setting, foreign, macro
 from langbridge.analyse.study import Cell
 
 SAMPLES = (100, 400, 1600, 6400, 25_600, 50_000)
@@ -62,27 +62,37 @@ class Budget(Grid):
     def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
         """Draw transfer against samples and the loss of the longest runs."""
         settings = by_setting(cells)
-        figure, axes = sheet(2, width=4.8, height=3.8)
+        figure, axes = sheet(3, width=4.0, height=3.8)
         for start in STARTS:
             for rate in RATES:
                 there = [n for n in SAMPLES if f"{start} {rate} {n}" in settings]
                 if not there:
                     continue
-                means = [np.mean([macro(c["test"]) for c in settings[f"{start} {rate} {n}"].values()]) for n in there]
-                lines(axes[0], {f"{start}, {rate}": (there, [float(m) for m in means])}, title="", x="", y="")
+                own = [list(settings[f"{start} {rate} {n}"].values()) for n in there]
+                ratios = [float(np.mean([macro(c["test"]) for c in group])) for group in own]
+                nll = [float(np.mean([macro(foreign(c["nll_test"])) for c in group])) for group in own]
+                for one, values in zip(axes, (ratios, nll), strict=False):
+                    lines(one, {f"{start}, {rate}": (there, values)}, title="", x="", y="")
                 curve = next(iter(settings[f"{start} {rate} {there[-1]}"].values()))["losses"]
                 points = ([max(1.0, step * BATCH) for step, _ in curve], [loss for _, loss in curve])
-                axes[1].plot(*points, label=f"{start}, {rate}", linewidth=1.0)
+                axes[2].plot(*points, label=f"{start}, {rate}", linewidth=1.0)
         for one, title, y in (
             (axes[0], "Transfer to test languages", "transfer ratio"),
-            (axes[1], "Training loss", "nats"),
+            (axes[1], "Loss, test languages", "nats per token"),
+            (axes[2], "Training loss", "nats per token"),
         ):
             one.set_xscale("log")
             one.set_title(title, fontsize=10)
             one.set_xlabel("samples")
             one.set_ylabel(y)
         axes[0].legend(fontsize=8, frameon=False)
-        return {"budget": (figure, "Left: mean over test languages and seeds. Right: the longest run of each line.")}
+        return {
+            "budget": (
+                figure,
+                "Left and middle: means over test languages and seeds; where English is not learned, as after a random "
+                "start, only the loss compares. Right: the longest run of each line.",
+            )
+        }
 
 
 def transition(losses: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
