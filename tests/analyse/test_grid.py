@@ -110,6 +110,19 @@ def test_an_interrupted_training_is_gone_on_with(quick: Callable[..., Setting], 
     assert all((value == again.trained()[name]).all() for name, value in whole.trained().items())
 
 
+def test_answers_outlive_an_interruption(quick: Callable[..., Setting], recipe: Path, tmp_path: Path) -> None:
+    study, folder = Gap(quick(recipe=recipe, quick=False, steps=4)), tmp_path / "run"
+    settings = study.read_recipe("distilled", 1)
+    trained(settings, folder)
+    said = (folder / "answers.jsonl").read_bytes()
+    (folder / "answers.jsonl").write_bytes(b"".join(said.splitlines(keepends=True)[:-1]))
+    for path in (folder / "bridge.safetensors", folder / "langbridge.json", *folder.glob("*/trainer_state.json")):
+        path.unlink()
+    with (folder / "answers.jsonl").open() as kept:  # a file that is appended to stays the same file
+        trained(settings, folder)
+        assert kept.read().encode() == said
+
+
 def cell(development: float, test: float, **more: object) -> Cell:
     return {
         "development": {"deu": development + 0.1, "swh": development - 0.1},

@@ -27,6 +27,7 @@ from langbridge.errors import ConfigError, DataError
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT, PIVOT
 from langbridge.train import train
+from langbridge.train.distill import ANSWERS
 
 TASKS = ("sib200", "xcopa")
 QUICK = (
@@ -263,7 +264,11 @@ def trained(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback] =
         return LangBridge.from_pretrained(folder)
     begun = any(path.joinpath("trainer_state.json").is_file() for path in folder.glob("checkpoint-*"))
     if not begun:
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in folder.glob("*"):
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != ANSWERS:  # which took the LM long, and which are checked when they are read
+                left.unlink()
     return train(recipe, folder, resume=begun, callbacks=callbacks)
 
 
