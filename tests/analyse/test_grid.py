@@ -176,6 +176,8 @@ def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[
     more = Gap(quick(recipe=recipe)).table(twice)
     assert "+0.120 (+0.120 to +0.120)" in more.splitlines()[-1]  # of the means over both seeds
     assert "| layer 11 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in more  # with the one seed that it has
+    figure, _ = Gap(quick(recipe=recipe)).figures(cells)["medians"]
+    assert [round(bar.get_width(), 3) for bar in figure.axes[0].patches] == [0.2, 0.07]  # as the page's table
     worse = {"plain linear, seed 1": cell(0.5, 0.5), "varied, seed 1": cell(0.4, 0.9)}
     assert "`plain linear`, so that nothing tried is chosen." in Gap(quick(recipe=recipe)).table(worse)
 

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
 from langbridge.analyse.measures import facts_accuracy, task_accuracy, transfer_measures
-from langbridge.analyse.medians import medians
+from langbridge.analyse.medians import draw_gains, medians
 from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name
 from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
 from langbridge.config import Recipe
@@ -223,7 +223,13 @@ class Grid(Study):
             mean, half = over_seeds([macro(cell["test"]) for cell in own.values()])
             shown[name] = (mean, mean - half, mean + half)
         bars(axes, shown, title="Mean transfer ratio, test languages", x="transfer ratio")
-        return {"transfer": (figure, "Bars: mean over languages and seeds; lines: 95% interval over seeds.")}
+        drawn = {"transfer": (figure, "Bars: mean over languages and seeds; lines: 95% interval over seeds.")}
+        if self.base in rows and len(rows) > 1:
+            drawn["medians"] = (
+                draw_gains(rows, self.base),
+                f"Median over test languages, its difference from `{self.base}`; lines: 95% interval over languages.",
+            )
+        return drawn
 
     def table(self, cells: Mapping[str, Cell]) -> str:
         """Return all settings as Markdown."""

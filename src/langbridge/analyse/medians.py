@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from langbridge.analyse.figures import INK, Figure, bars, sheet
 from langbridge.analyse.study import Cell
 from langbridge.evaluate.statistics import interval
 
@@ -22,6 +23,15 @@ def medians(rows: Mapping[str, Mapping[int, Cell]], base: str) -> str:
         shown = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) | {better} of {len(first)}" if name != base else "|"
         lines.append(f"| {name} | {statistics.median(here.values()):.3f} | {shown} |")
     return "\n".join(lines)
+
+
+def draw_gains(rows: Mapping[str, Mapping[int, Cell]], base: str) -> Figure:
+    """Draw what each setting raises the median ratio of `base` by, with its interval over languages."""
+    gains = {name: median_gain(*on_shared_seeds(own, rows[base])) for name, own in rows.items() if name != base}
+    figure, (axes,) = sheet(width=6.2, height=1.2 + 0.3 * len(gains))
+    bars(axes, gains, title=f"Median transfer ratio against {base}", x="difference of medians")
+    axes.axvline(0, color=INK, linewidth=0.8)
+    return figure
 
 
 def on_shared_seeds(own: Mapping[int, Cell], base: Mapping[int, Cell]) -> tuple[dict[str, float], dict[str, float]]:
