@@ -21,9 +21,11 @@ from langbridge.analyse.study import Cell, Setting, conduct, read_study
 from langbridge.analyse.training_data import short
 from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
+from langbridge.data.parallel import sanity_set
 from langbridge.errors import ConfigError, DataError
 from langbridge.generate import BridgedGenerator
 from langbridge.pretrained import load_encoder
+from langbridge.transfer import compare
 
 GRIDS = ["encoder", "freezing", "expressivity", "budget", "data", "gap"]
 
@@ -276,6 +278,24 @@ def test_centring_moves_a_language_onto_english(tiny_run: Path) -> None:
         inside = encoder(batch.input_ids, batch.attention_mask)
     assert torch.allclose(inside - before, (means[1] - means[0]).expand_as(before), atol=1e-5)
     assert torch.equal(encoder(batch.input_ids, batch.attention_mask), before)
+
+
+def test_what_is_centred_has_the_means_of_other_sentences(
+    quick: Callable[..., Setting], recipe: Path, tiny_run: Path
+) -> None:
+    study, generator = Gap(quick(recipe=recipe)), BridgedGenerator(LangBridge.from_pretrained(tiny_run))
+    study.centring = False
+    plain = study.measured(generator)
+    study.centring = True
+    found = study.measured(generator)
+    assert found["test"].keys() == plain["test"].keys()
+    [language, *_] = found["test"]
+    assert found["test"][language] != plain["test"][language]
+    whole, measured = sanity_set(), study.texts["test"]
+    own, english = whole.sources[language][-100:], next(s[-100:] for s in whole.english.values())
+    with centred(generator, own, english):
+        loss = compare(generator, measured.sources[language], measured.references(language)).nll
+    assert found["nll_test"][language] == pytest.approx(loss, abs=1e-4)
 
 
 def test_long_and_empty_records_are_left_out() -> None:

@@ -14,8 +14,9 @@ from langbridge.analyse.medians import median_gain, on_shared_seeds
 from langbridge.analyse.p3 import PLACE, paraphrases, read_p3
 from langbridge.analyse.representation import encoder_layers
 from langbridge.analyse.study import Cell
+from langbridge.data.parallel import Parallel, sanity_set
 from langbridge.generate import BridgedGenerator
-from langbridge.transfer import Comparison, compare
+from langbridge.transfer import compare
 
 BARE = (
     "bridge.layers=last",
@@ -35,6 +36,8 @@ CONTRAST = "paraphrase contrast"
 WEIGHT, PAIRS = 0.1, 16
 """Of the contrast in the loss; pairs of a step."""
 WANTED = 0.08
+MEANS = 100
+"""Sentences that the mean state of a language is taken of: its last, where a measure is of its first."""
 
 
 def together(layer: int) -> tuple[str, ...]:
@@ -101,6 +104,7 @@ class Gap(Grid):
         "varied": (*BARE, *VARIED),
         **{f"layer {layer} varied dropout": together(layer) for layer in LAYERS},
         "layer 10 varied dropout noise": together(10),
+        **{f"layer {layer} varied dropout centred": together(layer) for layer in (10, 11)},
         **{f"rank {rank}": BARE for rank in RANKS},
         CONTRAST: BARE,
         "distilled": (*BARE, "objective.kind=distill"),
@@ -111,13 +115,14 @@ class Gap(Grid):
     about: ClassVar[str] = (
         "The plain linear bridge on the last layer, warm-started; then one change at a time: Gaussian noise of half a "
         "spread on its input while it learns; states hidden; the mean state of each language replaced by that of "
-        "English when it is used (which takes unlabelled sentences of the language); an earlier layer or all mixed; "
-        "English made to look foreign (words moved, lost and cut, no capitals); earlier layers with that and states "
-        "hidden, and noise; a weight of low rank (projected after each step); a contrast of paraphrases (token by "
-        f"token, weight {WEIGHT}, the pairs of PAWS and MRPC that are in P3); distillation; four times the steps."
+        f"English when it is used (means of {MEANS} unlabelled sentences that are not measured); an earlier layer or "
+        "all mixed; English made to look foreign (words moved, lost and cut, no capitals); earlier layers with that "
+        "and states hidden, and noise, or centred; a weight of low rank (projected after each step); a contrast of "
+        f"paraphrases (token by token, weight {WEIGHT}, the pairs of PAWS and MRPC that are in P3); distillation; four "
+        "times the steps."
     )
     limits: ClassVar[str] = (
-        "`centred` is the only one that sees other languages, and only when the bridge is used. Each idea was tried in "
+        "What is `centred` sees other languages, but only when the bridge is used. Each idea was tried in "
         "one strength; the few paraphrases come again and again."
     )
 
@@ -142,18 +147,21 @@ class Gap(Grid):
         return [LowRank(int(name.split()[1]))] if name.startswith("rank ") else []
 
     def measure(self, cell: str) -> Cell:
-        """Measure as every grid does; transfer of `centred` is that of centred states."""
-        self.centring = cell.startswith("centred")
+        """Measure as every grid does; transfer of what is centred is that of centred states."""
+        self.centring = cell.rpartition(", seed ")[0].endswith("centred")
         return super().measure(cell)
 
     def measured(self, generator: BridgedGenerator) -> Cell:
         """Replace transfer where each language is centred first."""
         cell = super().measured(generator)
+        whole = self.setting.parallel()
         for part, text in self.texts.items() if self.centring else ():
             pivot = text.pivot_sample(self.counts[part])
             gain = compare(generator, pivot, pivot).gain
             for language, sources in text.sources.items():
-                found = centred_comparison(generator, sources, text.references(language))
+                last = ending(whole if language in whole.sources else sanity_set())
+                with centred(generator, last.sources[language], last.pivot_sample(MEANS)):
+                    found = compare(generator, sources, text.references(language))
                 cell[part][language] = round(found.gain / gain, 4)
                 cell[f"nll_{part}"][language] = round(found.nll, 4)
         return cell
@@ -182,10 +190,10 @@ def macro_development(own: Mapping[int, Cell]) -> float:
     return over_seeds([macro(cell["development"]) for cell in own.values()])[0]
 
 
-def centred_comparison(generator: BridgedGenerator, texts: Sequence[str], english: Sequence[str]) -> Comparison:
-    """Return what a language is worth when its mean state is replaced by that of its English translations."""
-    with centred(generator, texts, english):
-        return compare(generator, texts, english)
+def ending(text: Parallel) -> Parallel:
+    """Return the last sentences of each language; a text of fewer than `MEANS` is given whole."""
+    ends = ({language: column[-MEANS:] for language, column in side.items()} for side in (text.sources, text.english))
+    return Parallel(text.name, *ends)
 
 
 @contextlib.contextmanager
