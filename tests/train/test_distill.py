@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from conftest import build
@@ -18,6 +19,7 @@ from langbridge.generate import PlainGenerator, Sampling
 from langbridge.model import Batch
 from langbridge.model.distillation import Distillation, divergence
 from langbridge.train.distill import ANSWERS, TEACHER, answered, teach
+from langbridge.train.records import distill
 from langbridge.train.run import train
 
 PROMPTS = [f"what is number {i}?" for i in range(24)]
@@ -108,6 +110,17 @@ def test_a_run_from_prompts_alone(saved: dict[str, Path], data: Path, tmp_path: 
     resumed = train(settings, tmp_path / "run", resume=True)
     assert all(torch.equal(value, resumed.trained()[name]) for name, value in model.trained().items())
     assert set(load_file(tmp_path / "run" / "bridge.safetensors")) == set(model.trained())
+
+
+def test_a_short_run_asks_for_what_it_reads(saved: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """2 steps of 4 and 4 held out: 12 of 24 prompts are answered; the warm start still sees as many as it wants."""
+    settings = recipe(saved, data, warm_start={"sentences": 16}, training={"steps": 2, "evaluate_every": 2})
+    train(settings, tmp_path / "run")
+    assert len((tmp_path / "run" / ANSWERS).read_text(encoding="utf-8").splitlines()) == 1 + 8 + 4
+    model = LangBridge.from_recipe(settings)
+    found = distill(model, tmp_path / "run", Console(quiet=True))
+    assert len({example.source for example in found.examples}) == 20
+    assert len(found.dataset) <= 8
 
 
 def test_the_bridge_comes_to_agree_with_the_lm() -> None:

@@ -9,7 +9,7 @@ from langbridge.data.states import About, StateCache
 from langbridge.errors import ConfigError
 from langbridge.train.dataset import Examples, ToBatch, split
 from langbridge.train.limits import Limits
-from langbridge.train.order import order_of
+from langbridge.train.order import order_of, reads
 from langbridge.train.processes import here
 
 
@@ -47,5 +47,6 @@ def build(recipe: Recipe, console: Console, *, processes: int = 1) -> StateCache
     own_answers = recipe.objective.kind == "distill"
     limits = Limits.of(model)
     found = split(recipe.data, limits, recipe.training.seed, own_answers=own_answers)
-    dataset = Examples(found.training, recipe.data, recipe.training.seed, limits.fits)
+    training = found.training[: reads(recipe.training, processes)] if own_answers else found.training
+    dataset = Examples(training, recipe.data, recipe.training.seed, limits.fits)
     return cached(model, dataset, console, processes=processes)

@@ -65,6 +65,11 @@ def grouped(pool: Sequence[Item], length: Callable[[Item], int], batch_size: int
     return [record for batch in batches for record in batch]
 
 
+def reads(training: TrainingConfig, processes: int) -> int:
+    """Return how many records a run reads, over all its processes; those of later epochs count again."""
+    return training.steps * training.batch_size * processes
+
+
 def order_of(
     records: Any, to_batch: Any, training: TrainingConfig, processes: int, *, start: int = 0
 ) -> GroupedByLength:

@@ -25,6 +25,7 @@ from langbridge.files import write_text
 from langbridge.train.dataset import Examples, ToBatch, noised, split, split_texts, watching
 from langbridge.train.distill import TEACHER, ToTaught, answered, teach
 from langbridge.train.limits import Limits
+from langbridge.train.order import reads
 from langbridge.train.processes import here
 from langbridge.train.stream import Endless, Place, Stream, WithPlace, bad_of, beginning, read_place, unpacked
 from langbridge.train.unlabelled import PREVIEW, Text, Texts, ToCuts, preview, uncuttable
@@ -205,11 +206,12 @@ def _check_positions(model: LangBridge) -> None:
 
 
 def distill(model: LangBridge, out: Path, console: Console) -> Records:
-    """Prompts with the LM's own answers, and how likely the LM found them."""
+    """Prompts with the LM's own answers, and how likely the LM found them: of as many prompts as the run reads."""
     data, seed = model.recipe.data, model.recipe.training.seed
     limits = Limits.of(model)
     found = split(data, limits, seed, own_answers=True)
-    prompts, held_out = found.training, found.validation
+    held_out, count = found.validation, reads(model.recipe.training, here().num_processes)
+    prompts, unread = found.training[:count], found.training[count:]
     # one process of several asks the LM; the others wait, and find everything on disk
     lock = FileLock(out / ".distill.lock")
     with lock, Progress(console=console, disable=not console.is_terminal) as bar:
@@ -227,7 +229,7 @@ def distill(model: LangBridge, out: Path, console: Console) -> Records:
     return Records(
         dataset=Examples(training, data, seed, limits.fits),
         to_batch=to_batch,
-        examples=training,
+        examples=[*training, *unread],  # a warm start needs no answers
         validation=validation,
         bad=found.bad,
         unanswered=len(prompts) + len(held_out) - len(training) - len(validation),
