@@ -1,14 +1,16 @@
 """Grids train, go on where they stopped, and their tables say what the cells say."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertModel
 
-from langbridge.analyse.budget import BATCH, Budget, transition
+from langbridge.analyse.budget import BATCH, Budget, falls, plateau_left
 from langbridge.analyse.encoders import coarse, cut, random, rounded, variant
 from langbridge.analyse.expressivity import Expressivity
 from langbridge.analyse.gap import Gap, LowRank, Noise, at_rank, centred
@@ -170,28 +172,63 @@ def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[
         "layer 11, seed 1": cell(0.55, 0.7),  # better on test languages, which do not choose
     }
     text = Gap(quick(recipe=recipe)).table(cells)
-    assert "Chosen on the development languages: `varied`" in text
+    assert "Chosen on the development languages among those with the steps of `plain linear`: `varied`" in text
     assert "+0.070 (+0.070 to +0.070)" in text.splitlines()[-1]
     assert "does not reach the aim of +0.08" in text
-    assert "| layer 11 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in text
+    assert "| layer 11 | 1 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in text
+    assert "One seed each" in text
     twice = {**cells, "plain linear, seed 2": cell(0.5, 0.3), "varied, seed 2": cell(0.6, 0.47)}
     more = Gap(quick(recipe=recipe)).table(twice)
-    assert "+0.120 (+0.120 to +0.120)" in more.splitlines()[-1]  # of the means over both seeds
-    assert "| layer 11 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in more  # with the one seed that it has
-    figure, _ = Gap(quick(recipe=recipe)).figures(cells)["medians"]
-    assert [round(bar.get_width(), 3) for bar in figure.axes[0].patches] == [0.2, 0.07]  # as the page's table
+    assert "+0.120 (-0.030 to +0.270)" in more.splitlines()[-1]  # of the means over both seeds
+    assert "| layer 11 | 1 | 0.700 | +0.300 (+0.200 to +0.400) | 1 of 1 |" in more  # against both seeds
+    assert "The seeds of `plain linear` alone have medians of 0.300, 0.500" in more
+    figure, _ = Gap(quick(recipe=recipe)).figures(twice)["medians"]
+    assert [round(bar.get_width(), 3) for bar in figure.axes[0].patches] == [0.3, 0.12]  # as the page's table
+    longer = {
+        **cells,
+        "four times as long, seed 1": cell(0.6, 0.6),
+        "layer 11 varied dropout four times as long, seed 1": cell(0.7, 0.7),
+    }
+    last, longest = Gap(quick(recipe=recipe)).table(longer).splitlines()[-3::2]
+    assert "steps of `plain linear`: `varied`" in last  # longer ones are not judged against it
+    assert "steps of `four times as long`: `layer 11 varied dropout four times as long`" in longest
+    assert "+0.100 (+0.100 to +0.100) from that of `four times as long`, which reaches" in longest
     worse = {"plain linear, seed 1": cell(0.5, 0.5), "varied, seed 1": cell(0.4, 0.9)}
     assert "`plain linear`, so that nothing tried is chosen." in Gap(quick(recipe=recipe)).table(worse)
 
 
+def test_a_ratio_of_what_was_not_learned_is_not_the_best(quick: Callable[..., Setting], recipe: Path) -> None:
+    lost = cell(0.9, 0.9, nll_test={"eng": 3.0, "fra": 3.1}, nll_development={"eng": 3.0, "deu": 3.0, "swh": 3.0})
+    cells = {"plain linear, seed 1": cell(0.5, 0.5), "rank 32, seed 1": lost, "varied, seed 1": cell(0.6, 0.6)}
+    study = Gap(quick(recipe=recipe))
+    text = study.table(cells)
+    assert "Best on the development languages: `varied`" in text
+    assert "so that the ratio says nothing: `rank 32`." in text
+    assert "Not run: `state noise`" in text
+    assert "plain linear`: `varied`" in text.splitlines()[-1]
+    bars = study.figures(cells)["transfer"][0].axes[0].patches
+    assert len({bar.get_facecolor() for bar in bars}) == 2  # what was not learned is grey
+
+
 def test_gains_of_medians_are_over_the_same_languages() -> None:
-    base = {f"l{i}": 0.1 * i for i in range(9)}
-    gain, low, high = median_gain({language: ratio + 0.05 for language, ratio in base.items()}, base)
+    base = np.array([[0.1 * i for i in range(9)]])
+    gain, low, high = median_gain(base + 0.05, base)
     assert gain == pytest.approx(0.05)
-    assert low == high == 0.05  # however far languages are from each other
-    gain, low, high = median_gain({**base, "l4": 0.45, "l5": 0.44}, base)
+    assert low == pytest.approx(high) == pytest.approx(0.05)  # however far languages are from each other
+    other = base.copy()
+    other[0, 4:6] = 0.45, 0.44
+    gain, low, high = median_gain(other, base)
     assert low <= gain <= high
     assert gain == pytest.approx(0.04)
+
+
+def test_gains_of_medians_are_over_seeds_too() -> None:
+    """What only a seed sets apart is no gain: the interval holds zero."""
+    base = np.array([[0.1 * i + seed for i in range(9)] for seed in (0.0, 0.03, 0.06)])
+    gain, low, high = median_gain(base[::-1], base)
+    assert gain == pytest.approx(0)
+    assert low < -0.02
+    assert high > 0.02
 
 
 def test_settings_without_their_data_are_left_out(quick: Callable[..., Setting], recipe: Path) -> None:
@@ -202,14 +239,16 @@ def test_settings_without_their_data_are_left_out(quick: Callable[..., Setting],
         Gap(quick(recipe=recipe, only=("paraphrase contrast",))).cells()
 
 
-def test_a_transition_is_found_where_the_loss_falls() -> None:
+def test_a_plateau_is_left_where_the_loss_falls_after_it_stood() -> None:
     steps = [1, *range(10, 1001, 10)]
-    fall = [[step, 3.0 if step < 500 else 1.0] for step in steps]
-    found = transition(fall)
-    assert found is not None
-    assert abs(found[0] / BATCH - 500) <= 30
-    assert found[1:] == pytest.approx((3.0, 1.0))
-    assert transition([[step, 3.0 - 0.0001 * step] for step in steps]) is None
+    fall = falls([[step, 3.0 if step < 450 else 1.0] for step in steps])
+    assert sum(fall) == pytest.approx(2.0)
+    assert plateau_left(fall) == 320 * BATCH
+    smooth = falls([[step, 3.0 - math.log10(step)] for step in steps])
+    assert smooth == pytest.approx([math.log10(2)] * len(smooth), abs=0.06)
+    assert plateau_left(smooth) is None  # falls alike all the time
+    assert plateau_left(falls([[step, 3.0] for step in steps])) is None
+    assert falls([[1, 3.0]]) == []
 
 
 def test_budgets_are_whole_runs(quick: Callable[..., Setting], recipe: Path) -> None:

@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
 from langbridge.analyse.figures import Figure, lines, sheet
 from langbridge.analyse.grid import Grid, by_setting, foreign, macro
-from langbridge.analyse.study import Cell
+from langbridge.analyse.study import Cell, Page
 
 SAMPLES = (100, 400, 1600, 6400, 25_600, 50_000)
 BATCH = 32
 RATES = ("2e-4", "6e-4", "2e-3")
 STARTS = {"warm": "warm_start.enabled=true", "random": "warm_start.enabled=false"}
-DROP = 0.3
-"""Nats that the training loss must fall by for a plateau to have been left."""
+FIRST = 10
+"""Steps that the first doubling begins at: an earlier loss is that of a single batch."""
+DROP, FLAT = 0.3, 1 / 3
+"""A plateau is left where the loss falls by so many nats in a doubling, and by less than so much of that before."""
 
 
 class Budget(Grid):
@@ -43,21 +47,41 @@ class Budget(Grid):
         "samples."
     )
     limits: ClassVar[str] = (
-        "Cosine schedule in each cell, so that a short run is a whole run, not the beginning of a long one. The "
-        "transition is read off the training loss of the longest run of each line."
+        "Cosine schedule in each cell, so that a short run is a whole run, not the beginning of a long one. Falls are "
+        "of the training loss of the longest run of each line, which is logged every ten steps."
     )
 
+    def page(self, cells: Mapping[str, Cell]) -> Page:
+        """Say what decides the steps here."""
+        found = super().page(cells)
+        stated = f" for {self.step_count} steps unless its name says otherwise,"
+        return replace(found, method=found.method.replace(stated, " on the samples that its name says,"))
+
     def table(self, cells: Mapping[str, Cell]) -> str:
-        """Add where each line's longest run leaves its plateau."""
-        rows = ["", "| start | rate | plateau left after samples | loss before | loss after |", "|---|---|---|---|---|"]
+        """Add how the loss of each line's longest run falls, doubling by doubling."""
         settings = by_setting(cells)
+        found = {}
         for start in STARTS:
             for rate in RATES:
-                longest = [n for n in SAMPLES if f"{start} {rate} {n}" in settings]
-                if longest:
-                    found = [transition(c["losses"]) for c in settings[f"{start} {rate} {longest[-1]}"].values()]
-                    rows.append(f"| {start} | {rate} | {_samples(found)} |")
-        return super().table(cells) + "\n" + "\n".join(rows)
+                if longest := [n for n in SAMPLES if f"{start} {rate} {n}" in settings]:
+                    own = settings[f"{start} {rate} {longest[-1]}"].values()
+                    found[f"{start} {rate} {longest[-1]}"] = np.mean([falls(cell["losses"]) for cell in own], axis=0)
+        widest = max((len(own) for own in found.values()), default=0)
+        edges = [FIRST * BATCH * 2**i for i in range(widest + 1)]
+        heads = [f"{edge:,} to {2 * edge:,}" for edge in edges[:-1]]
+        rows = [
+            f"| fall of the loss, samples | {' | '.join(heads)} | plateau left |",
+            f"|{'---|' * (len(heads) + 2)}",
+        ]
+        for name, own in found.items():
+            shown = [f"{fall:.2f}" for fall in own] + [""] * (widest - len(own))
+            left = plateau_left(own)
+            rows.append(f"| {name} | {' | '.join(shown)} | {'none seen' if left is None else f'{left:,}'} |")
+        told = (
+            f"A plateau counts as left where a doubling of samples lowers the loss by at least {DROP} nats and an "
+            "earlier one by less than a third of that."
+        )
+        return "\n".join([super().table(cells), "", *rows, "", told])
 
     def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
         """Draw transfer against samples and the loss of the longest runs."""
@@ -95,28 +119,20 @@ class Budget(Grid):
         }
 
 
-def transition(losses: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
-    """Return (samples, loss before, loss after) where the loss falls through the middle between plateau and end.
+def falls(losses: Sequence[Sequence[float]]) -> list[float]:
+    """Return what the mean training loss of an octave of steps is below that of the octave before, in nats.
 
-    The plateau is the mean of the second tenth of the run, in logarithmic samples; None where the whole fall from it
-    is less than `DROP`.
+    `losses`: (step, loss) pairs. Octaves are around `FIRST`, twice that, and so on, up to the middle of the last.
     """
     steps, values = np.array(losses, dtype=float).T
-    if len(steps) < 5:
-        return None
-    smooth = np.array([values[max(0, i - 2) : i + 3].mean() for i in range(len(values))])
-    ending = float(smooth[-max(1, len(smooth) // 10) :].mean())
-    early = steps <= max(steps[1], steps[-1] ** 0.35)
-    plateau = float(values[early].mean())
-    if plateau - ending < DROP:
-        return None
-    crossing = int(np.argmax((smooth < (plateau + ending) / 2) & ~early))
-    return float(steps[crossing] * BATCH), plateau, ending
+    octaves = np.round(np.log2(steps / FIRST))
+    means = [float(values[octaves == octave].mean()) for octave in range(int(np.log2(steps[-1] / FIRST) + 1))]
+    return [before - after for before, after in pairwise(means)]
 
 
-def _samples(found: Sequence[tuple[float, float, float] | None]) -> str:
-    there = [one for one in found if one is not None]
-    if not there:
-        return "not left | | "
-    means = np.mean(there, axis=0)
-    return f"{means[0]:,.0f} | {means[1]:.2f} | {means[2]:.2f}"
+def plateau_left(found: Sequence[float]) -> int | None:
+    """Return how many samples a run had seen when it left its plateau; None where there is none."""
+    for doubling, fall in enumerate(found):
+        if fall >= DROP and min(found[:doubling], default=math.inf) < FLAT * fall:
+            return FIRST * BATCH << doubling
+    return None

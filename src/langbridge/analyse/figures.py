@@ -93,14 +93,25 @@ def lines(
         axes.legend(fontsize=8, frameon=False)
 
 
-def bars(axes: Axes, values: Mapping[str, tuple[float, float, float]], *, title: str, x: str) -> None:
-    """Draw (value, low, high) by name as horizontal bars with their intervals, the first on top."""
+def bars(
+    axes: Axes,
+    values: Mapping[str, tuple[float, float, float]],
+    *,
+    title: str,
+    x: str,
+    colours: Mapping[str, str] | None = None,
+) -> None:
+    """Draw (value, low, high) by name as horizontal bars with their intervals, the first on top.
+
+    `colours`: of bars that are unlike the others.
+    """
     names = list(values)
     places = range(len(names))
     middles = [values[name][0] for name in names]
     spans = [[max(0.0, v - low), max(0.0, high - v)] for v, low, high in values.values()]
     errors = [[0.0 if math.isnan(span[side]) else span[side] for span in spans] for side in (0, 1)]
-    axes.barh(places, middles, xerr=errors, color="#4477aa", ecolor=INK, error_kw={"linewidth": 0.9}, height=0.7)
+    shades = [(colours or {}).get(name, "#4477aa") for name in names]
+    axes.barh(places, middles, xerr=errors, color=shades, ecolor=INK, error_kw={"linewidth": 0.9}, height=0.7)
     axes.set_yticks(places, names, fontsize=8)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=10)

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
 from langbridge.analyse.measures import facts_accuracy, task_accuracy, transfer_measures
-from langbridge.analyse.medians import draw_gains, medians
+from langbridge.analyse.medians import ONE_SEED, UNLEARNED, draw_gains, medians
 from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name
 from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
 from langbridge.config import Recipe
@@ -38,6 +38,8 @@ QUICK = (
     "data.limit=64",
     "data.validation=8",
 )
+UNTAUGHT = 1.0
+"""Nats per token that the English loss may lie above the base's: beyond, a ratio divides by what was not learned."""
 PARTS = {"development": "transfer, development", "test": "transfer, test"}
 
 
@@ -57,6 +59,8 @@ class Grid(Study):
     facts: ClassVar[bool] = False
     tasks: ClassVar[bool] = False
     """Whether benchmarks of the data folder are asked too."""
+    wanted: ClassVar[float | None] = None
+    """What the median ratio is to be raised by, where that is the aim."""
     about: ClassVar[str]
     """What the settings are, for the page."""
     limits: ClassVar[str] = ""
@@ -204,8 +208,8 @@ class Grid(Study):
             result=self.table(cells),
             interval=(
                 "± is half of the 95% interval of Student's t over seeds; with one seed there is none (–). Intervals "
-                "of medians are over test languages (bootstrap, the same languages drawn for both), each the mean "
-                "over the seeds that both settings have."
+                "of medians are over test languages and seeds (bootstrap: the same languages drawn for both, for each "
+                "its own seeds; three seeds are few, and one adds nothing)."
             ),
             limits=(
                 f"{self.limits} Small models and few steps: what wins here need not win with mT5-XL and a 7B LM. "
@@ -222,12 +226,17 @@ class Grid(Study):
         for name, own in rows.items():
             mean, half = over_seeds([macro(cell["test"]) for cell in own.values()])
             shown[name] = (mean, mean - half, mean + half)
-        bars(axes, shown, title="Mean transfer ratio, test languages", x="transfer ratio")
-        drawn = {"transfer": (figure, "Bars: mean over languages and seeds; lines: 95% interval over seeds.")}
+        unlearned = self.unlearned(rows)
+        colours = {name: ONE_SEED for name, own in rows.items() if len(own) < 2} | dict.fromkeys(unlearned, UNLEARNED)
+        bars(axes, shown, title="Mean transfer ratio, test languages", x="transfer ratio", colours=colours)
+        shades = "Pale: one seed. Grey: English itself was not learned, so that a ratio says nothing."
+        caption = f"Bars: mean over languages and seeds; lines: 95% interval over seeds. {shades}"
+        drawn = {"transfer": (figure, caption)}
         if self.base in rows and len(rows) > 1:
             drawn["medians"] = (
-                draw_gains(rows, self.base),
-                f"Median over test languages, its difference from `{self.base}`; lines: 95% interval over languages.",
+                draw_gains(rows, self.base, unlearned=unlearned, wanted=self.wanted),
+                f"Median over test languages, its difference from `{self.base}`; lines: 95% interval over languages "
+                f"and seeds{'; dotted: the aim' if self.wanted else ''}. {shades}",
             )
         return drawn
 
@@ -237,7 +246,6 @@ class Grid(Study):
         extra = [task for task in ("facts", *TASKS) if any(task in cell for cell in cells.values())]
         heads = [*PARTS.values(), "loss, English", "loss, test", *extra]
         lines = [f"| setting | weights | seeds | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 3)}"]
-        best, lowest = ("", -math.inf), ("", math.inf)
         for name, own in rows.items():
             columns = [self._compared(name, rows, part) for part in PARTS]
             losses = [cell["nll_test"] for cell in own.values()]
@@ -246,13 +254,37 @@ class Grid(Study):
             columns += [self._compared(name, rows, task) for task in extra]
             weights = next(iter(own.values()))["parameters"]
             lines.append(f"| {name} | {weights:,} | {len(own)} | {' | '.join(columns)} |")
-            mean = float(np.mean([macro(cell["development"]) for cell in own.values()]))
-            loss = float(np.mean([macro(foreign(cell["nll_development"])) for cell in own.values()]))
-            best = max(best, (name, mean), key=lambda pair: pair[1])
-            lowest = min(lowest, (name, loss), key=lambda pair: pair[1])
-        told = f"Best on the development languages: `{best[0]}` ({best[1]:.3f}). "
-        table = "\n".join([*lines, f"\n{told}Lowest loss there: `{lowest[0]}` ({lowest[1]:.3f})."])
+        table = "\n".join([*lines, "", *self.told(rows)])
         return f"{table}\n\n{medians(rows, self.base)}" if self.base in rows and len(rows) > 1 else table
+
+    def told(self, rows: Mapping[str, Mapping[int, Cell]]) -> list[str]:
+        """Return sentences on what is best, what does not count and what was not run."""
+        unlearned = self.unlearned(rows)
+        there = {name: own for name, own in rows.items() if name not in unlearned}
+        best = max(there, key=lambda name: development(there[name]))
+        loss = {
+            name: float(np.mean([macro(foreign(cell["nll_development"])) for cell in own.values()]))
+            for name, own in rows.items()
+        }
+        lowest = min(loss, key=loss.__getitem__)
+        lines = [
+            f"Best on the development languages: `{best}` ({development(rows[best]):.3f}). "
+            f"Lowest loss there: `{lowest}` ({loss[lowest]:.3f})."
+        ]
+        if unlearned:
+            names = ", ".join(f"`{name}`" for name in unlearned)
+            lines.append(
+                f"Not counted as best, as English itself was not learned (its loss is more than {UNTAUGHT:.0f} nat per "
+                f"token above that of `{self.base}`), so that the ratio says nothing: {names}."
+            )
+        if missing := [name for name in self.settings if name not in rows]:
+            lines.append(f"Not run: {', '.join(f'`{name}`' for name in missing)}.")
+        return lines
+
+    def unlearned(self, rows: Mapping[str, Mapping[int, Cell]]) -> list[str]:
+        """Return settings whose English loss is far above the base's."""
+        loss = {name: float(np.mean([cell["nll_test"][PIVOT] for cell in own.values()])) for name, own in rows.items()}
+        return [name for name in rows if self.base in loss and loss[name] > loss[self.base] + UNTAUGHT]
 
     def _compared(self, name: str, rows: Mapping[str, Mapping[int, Cell]], part: str) -> str:
         own = {seed: macro(cell[part]) for seed, cell in rows[name].items() if part in cell}
@@ -301,6 +333,11 @@ def foreign(figures: Mapping[str, float]) -> dict[str, float]:
 def macro(ratios: Mapping[str, float]) -> float:
     """Return the unweighted mean over languages."""
     return float(np.mean(list(ratios.values())))
+
+
+def development(own: Mapping[int, Cell]) -> float:
+    """Return the mean transfer ratio over development languages and seeds."""
+    return float(np.mean([macro(cell["development"]) for cell in own.values()]))
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:

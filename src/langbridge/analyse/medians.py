@@ -1,54 +1,91 @@
-"""Median transfer ratio over languages, and what a setting raises it by: intervals that one seed is enough for."""
+"""Median transfer ratio over languages, and what a setting raises it by, over languages and seeds.
+
+A setting is compared with all seeds of the base: what a seed does to one setting says nothing of another.
+"""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langbridge.analyse.figures import INK, Figure, bars, sheet
 from langbridge.analyse.study import Cell
-from langbridge.evaluate.statistics import interval
+from langbridge.evaluate.statistics import ROUNDS
+
+Ratios = NDArray[np.float64]
+ONE_SEED, UNLEARNED = "#aac4dd", "#bbbbbb"
+"""Colours of bars that are less than they seem."""
 
 
 def medians(rows: Mapping[str, Mapping[int, Cell]], base: str) -> str:
-    """Return a table of the median over test languages by setting, beside that of `base`, as Markdown.
-
-    A setting is compared with the seeds of `base` that it has itself.
-    """
-    lines = [f"| setting | median ratio, test | from `{base}` | better in |", "|---|---|---|---|"]
+    """Return a table of the median over test languages by setting, beside that of `base`, as Markdown."""
+    lines = [f"| setting | seeds | median ratio, test | from `{base}` | better in |", "|---|---|---|---|---|"]
+    first = by_seed(rows[base])
     for name, own in rows.items():
-        here, first = on_shared_seeds(own, rows[base])
-        gain, low, high = median_gain(here, first)
-        better = sum(here[language] > first[language] for language in first)
-        shown = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) | {better} of {len(first)}" if name != base else "|"
-        lines.append(f"| {name} | {statistics.median(here.values()):.3f} | {shown} |")
-    return "\n".join(lines)
+        here = by_seed(own)
+        shown = f"{np.median(here.mean(axis=0)):.3f} |"
+        if name == base:
+            shown += " |"
+        else:
+            gain, low, high = median_gain(here, first)
+            better = int((here.mean(axis=0) > first.mean(axis=0)).sum())
+            shown += f" {gain:+.3f} ({low:+.3f} to {high:+.3f}) | {better} of {first.shape[1]}"
+        lines.append(f"| {name} | {len(own)} | {shown} |")
+    return "\n".join([*lines, "", by_chance(rows[base], base)])
 
 
-def draw_gains(rows: Mapping[str, Mapping[int, Cell]], base: str) -> Figure:
-    """Draw what each setting raises the median ratio of `base` by, with its interval over languages."""
-    gains = {name: median_gain(*on_shared_seeds(own, rows[base])) for name, own in rows.items() if name != base}
+def by_chance(own: Mapping[int, Cell], base: str) -> str:
+    """Tell how far medians of one setting lie apart between seeds."""
+    found = sorted(statistics.median(cell["test"].values()) for cell in own.values())
+    if len(found) < 2:
+        return (
+            "One seed each: the intervals are over languages, and how far seeds alone set settings apart is not known."
+        )
+    shown = ", ".join(f"{median:.3f}" for median in found)
+    return (
+        f"The seeds of `{base}` alone have medians of {shown}: where a setting has one seed, its interval is over "
+        f"languages and the seeds of `{base}` only, and a difference below {found[-1] - found[0]:.3f} need not be one."
+    )
+
+
+def draw_gains(
+    rows: Mapping[str, Mapping[int, Cell]], base: str, *, unlearned: Collection[str] = (), wanted: float | None = None
+) -> Figure:
+    """Draw what each setting raises the median ratio of `base` by, with its interval; `wanted`: an aim."""
+    first = by_seed(rows[base])
+    gains = {name: median_gain(by_seed(own), first) for name, own in rows.items() if name != base}
     figure, (axes,) = sheet(width=6.2, height=1.2 + 0.3 * len(gains))
-    bars(axes, gains, title=f"Median transfer ratio against {base}", x="difference of medians")
+    colours = {name: ONE_SEED for name, own in rows.items() if len(own) < 2}
+    colours |= dict.fromkeys(unlearned, UNLEARNED)
+    bars(axes, gains, title=f"Median transfer ratio against {base}", x="difference of medians", colours=colours)
     axes.axvline(0, color=INK, linewidth=0.8)
+    if wanted is not None:
+        axes.axvline(wanted, color=INK, linewidth=0.8, linestyle=":")
     return figure
 
 
-def on_shared_seeds(own: Mapping[int, Cell], base: Mapping[int, Cell]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the ratios of a setting and of `base` on the seeds that both have; on all of each where none is shared."""
-    shared = own.keys() & base.keys()
-    ours, theirs = ({seed: cells[seed] for seed in shared or cells} for cells in (own, base))
-    return over_languages(ours), over_languages(theirs)
-
-
-def over_languages(own: Mapping[int, Cell]) -> dict[str, float]:
-    """Return the test languages' ratios of one setting, each the mean over seeds."""
+def by_seed(own: Mapping[int, Cell]) -> Ratios:
+    """Return the test languages' ratios of one setting: (seeds, languages)."""
     cells = list(own.values())
-    return {language: statistics.fmean(cell["test"][language] for cell in cells) for language in cells[0]["test"]}
+    return np.array([[cell["test"][language] for language in cells[0]["test"]] for cell in cells])
 
 
-def median_gain(own: Mapping[str, float], base: Mapping[str, float]) -> tuple[float, float, float]:
-    """Return (difference of medians, its bootstrap 95% interval over languages, both with the same ones drawn)."""
-    ours, theirs = (np.array([ratios[language] for language in base]) for ratios in (own, base))
-    low, high = interval(lambda drawn: float(np.median(ours[drawn]) - np.median(theirs[drawn])), len(base))
-    return float(np.median(ours) - np.median(theirs)), low, high
+def median_gain(ours: Ratios, theirs: Ratios) -> tuple[float, float, float]:
+    """Return (difference of medians over languages of the means over seeds, its bootstrap 95% interval).
+
+    `ours`, `theirs`: (seeds, languages), the same languages in the same order. Both get the same languages drawn,
+    and each its own seeds.
+    """
+
+    def gain(first: Ratios, second: Ratios) -> float:
+        return float(np.median(first.mean(axis=0)) - np.median(second.mean(axis=0)))
+
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(ROUNDS):
+        languages = rng.integers(0, ours.shape[1], ours.shape[1])
+        drawn = [part[rng.integers(0, len(part), len(part))][:, languages] for part in (ours, theirs)]
+        found.append(gain(drawn[0], drawn[1]))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return gain(ours, theirs), float(low), float(high)
