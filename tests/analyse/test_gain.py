@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from conftest import TEMPLATE
-from langbridge.analyse.gain import Gain, partial_spearman, spearman
+from langbridge.analyse.gain import GRID_CELL, Gain, _across, partial_spearman, spearman
 from langbridge.analyse.study import Setting, conduct, read_study
 from langbridge.analyse.unseen import Unseen
 from langbridge.checkpoint import LangBridge
@@ -74,8 +74,11 @@ def test_settings_of_study_encoder_are_encoders_too(
 ) -> None:
     codes = [code for code in sanity_set().sources if code not in ("eng", *DEVELOPMENT)][:9]
     cells = {
-        f"{name}, seed {seed}": {"test": {code: number / 10 + seed for number, code in enumerate(codes)}}
-        for name in ("whole", "2 bits", "4 bits", "random")
+        f"{name}, seed {seed}": {
+            "test": {code: number / 10 + seed for number, code in enumerate(codes)},
+            "nll_test": {"eng": 3.5 if name == "random" else 1.0},
+        }
+        for name in ("whole", "2 bits", "3 bits", "4 bits", "random")
         for seed in (1, 2)
     }
     (tmp_path / "grid.json").write_text(json.dumps({"study": "encoder", "setup": {}, "cells": cells}), encoding="utf-8")
@@ -89,7 +92,23 @@ def test_settings_of_study_encoder_are_encoders_too(
     assert any(whole[code]["cka"] != random[code]["cka"] for code in codes)  # each is measured by its own encoder
     text = page.read_text(encoding="utf-8")
     assert "| study encoder: random | 9 | CKA |" in text
-    assert "Over the 4 encoders" in text
+    assert "Over the 5 different encoders" in text
+    assert "Over the 4 of them through which English was learned" in text
+
+
+def test_encoders_that_are_one_count_once() -> None:
+    rows = {
+        f"{GRID_CELL}{number}": {
+            "fra": {"centred": 0.1 * number, "ratio": 0.1 * number},
+            "deu": {"centred": 0, "ratio": 0},
+        }
+        for number in (1, 2, 3, 4)
+    }
+    assert "Over the 4 different" in _across(rows)
+    rows[f"{GRID_CELL}again"] = rows[f"{GRID_CELL}4"]  # such as one that is cut to all of its layers
+    rows["another table"] = rows[f"{GRID_CELL}1"]
+    assert "Over the 4 different" in _across(rows)
+    assert "rank correlation +1.00 (" in _across(rows)
 
 
 def test_unseen_languages_come_first_and_are_compared(
@@ -106,7 +125,8 @@ def test_unseen_languages_come_first_and_are_compared(
     study = Unseen(quick(run=str(tmp_path / "run"), data=tmp_path / "data"))
     assert study.cells() == ["eng", "hat", "fra", "cmn"]
     text = conduct(study).read_text(encoding="utf-8")
-    assert "| Haitian Creole (unseen) | French creole | French |" in text
+    assert "| Haitian Creole (unseen) | French creole | Latn | French |" in text
+    assert "| French | Romance | Latn | – |" in text
     assert "unseen, with a relative that was seen | 1 |" in text
 
 

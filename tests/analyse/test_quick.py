@@ -1,9 +1,11 @@
 """Each study runs in quick mode on tiny models, and its page says what its cells say."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from langbridge.analyse.neutrality import Neutrality
 from langbridge.analyse.studies import STUDIES
 from langbridge.analyse.study import Setting, conduct, read_study
 
@@ -24,3 +26,17 @@ def test_quick_on_tiny_models(name: str, quick: Callable[..., Setting]) -> None:
     assert "nan" not in text.split("## How")[0]
     kept = read_study(page.parent / "result.json")
     assert set(kept["cells"]) == set(study.cells())
+
+
+def test_languages_are_told_apart_on_the_same_sentences(quick: Callable[..., Setting], tmp_path: Path) -> None:
+    """Text that pairs each language with English sentences of its own would let a classifier tell topics."""
+    for code, topic in (("deu", "sea"), ("fra", "bread")):
+        for end, text in ((code, f"{code} {topic}"), ("eng", f"the {topic}")):
+            lines = [f"{text} {number}" for number in range(6)]
+            (tmp_path / f"{code}-eng.{end}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    apart = Neutrality(quick(data=tmp_path))
+    assert apart.text.name != "sanity"
+    assert apart.together.name == "sanity"
+    assert Neutrality(quick()).together.name == "sanity"
+    (tmp_path / "fra-eng.eng").write_text((tmp_path / "deu-eng.eng").read_text())
+    assert Neutrality(quick(data=tmp_path)).together.name == tmp_path.name

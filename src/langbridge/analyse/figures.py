@@ -13,16 +13,18 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from langbridge.files import replacing
 from langbridge.languages import PIVOT, name_of, script_of
 
-__all__ = ["Figure", "bars", "drawable", "lines", "points", "save", "sheet"]
+__all__ = ["Axes", "Figure", "bars", "drawable", "lines", "points", "save", "sheet"]
 
 matplotlib.use("agg")
 DPI = 160
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 """Nothing that differs from one drawing to the next."""
-SCRIPTS = (
-    "Latn", "Cyrl", "Arab", "Deva", "Grek", "Hebr", "Hans", "Hant", "Jpan", "Hang", "Thai", "Beng", "Taml", "Telu",
-    "Mlym", "Guru", "Geor", "Armn", "Ethi", "Zyyy",
-)  # fmt: skip
+SCRIPTS = {
+    "Latn": "Latin", "Cyrl": "Cyrillic", "Arab": "Arabic", "Deva": "Devanagari", "Grek": "Greek", "Hebr": "Hebrew",
+    "Hans": "Chinese, simplified", "Hant": "Chinese, traditional", "Jpan": "Japanese", "Hang": "Korean",
+    "Thai": "Thai", "Beng": "Bengali", "Taml": "Tamil", "Telu": "Telugu", "Mlym": "Malayalam", "Guru": "Gurmukhi",
+    "Geor": "Georgian", "Armn": "Armenian", "Ethi": "Ethiopic", "Zyyy": "others",
+}  # fmt: skip
 INK = "#222222"
 
 
@@ -47,8 +49,11 @@ def colour(language: str) -> tuple[float, float, float, float]:
     """Return the colour of a language: that of its script, as nobody reads a key of fifty; English is black."""
     if language == PIVOT:
         return 0.0, 0.0, 0.0, 1.0
-    place = SCRIPTS.index(script_of(language)) if script_of(language) in SCRIPTS else len(SCRIPTS) - 1
-    found: tuple[float, float, float, float] = matplotlib.colormaps["tab20"](place % 20)
+    script = script_of(language) if script_of(language) in SCRIPTS else "Zyyy"
+    place = list(SCRIPTS).index(script)
+    found: tuple[float, float, float, float] = matplotlib.colormaps["tab20"](
+        place % 10 * 2 + place // 10
+    )  # dark ones first
     return found
 
 
@@ -72,7 +77,10 @@ def points(
 
 def key(figure: Figure, languages: Sequence[str]) -> None:
     """Draw the key of scripts below a figure."""
-    first = {"English" if language == PIVOT else script_of(language): language for language in languages}
+    first = {
+        "English" if language == PIVOT else SCRIPTS.get(script_of(language), SCRIPTS["Zyyy"]): language
+        for language in languages
+    }
     marks = [
         matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour(language), label=name)
         for name, language in sorted(first.items())

@@ -5,7 +5,7 @@ parallel text; every setting of study `encoder` that has been run is one more en
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from langbridge.analyse.alignment import alignment
 from langbridge.analyse.encoder_size import EncoderSize
 from langbridge.analyse.figures import Figure, bars, named_points, sheet
-from langbridge.analyse.grid import by_setting
+from langbridge.analyse.grid import by_setting, unlearned
 from langbridge.analyse.representation import encoder_layers, tokenisation
 from langbridge.analyse.study import RESULT, Cell, Page, Setting, Study, data_name, read_study
 from langbridge.checkpoint import LangBridge
@@ -25,7 +25,7 @@ from langbridge.config import Recipe
 from langbridge.errors import DataError
 from langbridge.evaluate.resources import pretraining, resource_class, resource_source
 from langbridge.evaluate.result import read_result
-from langbridge.evaluate.statistics import ROUNDS
+from langbridge.evaluate.statistics import ROUNDS, interval
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import PIVOT
 
@@ -83,6 +83,14 @@ class Gain(Study):
         rows = by_setting(read_study(self.grid)["cells"])
         return {f"{GRID_CELL}{name}": next(iter(own.values()))["test"] for name, own in rows.items()}
 
+    @cached_property
+    def _unlearned(self) -> list[str]:
+        """Return settings of study `encoder` through which English itself was not learned."""
+        if not self._grid_ratios:
+            return []
+        rows = by_setting(read_study(self.grid)["cells"])
+        return [f"{GRID_CELL}{name}" for name in unlearned(rows, EncoderSize.base)]
+
     def measure(self, cell: str) -> Cell:
         """Return transfer and neutrality by language for one encoder."""
         if cell in self._grid_ratios:
@@ -137,8 +145,8 @@ class Gain(Study):
                 "rank correlation over languages; partial: of the ranks, once pieces per sentence (over English) and "
                 f"the resource class have been taken out by regression. Classes: {resource_source()}."
             ),
-            result="\n\n".join([_table(rows), _across(rows)]),
-            interval=f"Bootstrap 95% over languages ({ROUNDS} rounds).",
+            result="\n\n".join([_table(rows), _across(rows, self._unlearned)]),
+            interval=f"Bootstrap 95% over languages ({ROUNDS} rounds); of their means, over encoders, which are few.",
             limits=(
                 "Languages are not independent (families), and a correlation over them is no cause. The class stands "
                 "for the share in pretraining, which is not published for this encoder. Sentence pairs differ from "
@@ -218,15 +226,24 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _across(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return how means go together over encoders, where there are enough of them."""
-    if len(rows) < FEWEST_ENCODERS:
-        return ""
-    left, right = (np.array(side) for side in zip(*_means(rows).values(), strict=True))
-    return (
-        f"Over the {len(rows)} encoders, means over languages: rank correlation {spearman(left, right):+.2f} between "
-        f"{MEASURES[BEST]} and transfer ratio."
-    )
+def _across(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], unlearned: Collection[str] = ()) -> str:
+    """Return how means go together over the encoders of study `encoder`, which were trained and measured alike."""
+    alike = {name: own for name, own in rows.items() if name.startswith(GRID_CELL)}
+    different = {place: name for name, place in reversed(_means(alike).items())}  # one that is cut nowhere is no other
+    lines: list[str] = []
+    for title, names in (
+        ("different encoders of study `encoder`", list(different.values())),
+        ("of them through which English was learned", [n for n in different.values() if n not in unlearned]),
+    ):
+        if len(names) < FEWEST_ENCODERS or (lines and len(names) == len(different)):
+            continue
+        left, right = (np.array(side) for side in zip(*_means({n: rows[n] for n in names}).values(), strict=True))
+        low, high = interval(lambda i, x=left, y=right: spearman(x[i], y[i]), len(names))  # type: ignore[misc]
+        lines.append(
+            f"Over the {len(names)} {title}, means over languages: rank correlation {spearman(left, right):+.2f} "
+            f"({low:+.2f} to {high:+.2f}) between {MEASURES[BEST]} and transfer ratio."
+        )
+    return " ".join(lines)
 
 
 def _drawn(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
@@ -234,10 +251,19 @@ def _drawn(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     name, own = next(iter(rows.items()))
     places = {language: (row[BEST], row["ratio"]) for language, row in own.items()}
     named_points(axes[0], places, x=MEASURES[BEST], y="transfer ratio", title=name)
-    for encoder, (across, up) in _means(rows).items():
+    means = sorted(_means(rows).items(), key=lambda pair: pair[1][1])
+    for number, (encoder, (across, up)) in enumerate(means):
         axes[1].scatter([across], [up], s=16, color="#4477aa")
-        text = encoder.removeprefix(GRID_CELL)
-        axes[1].annotate(text, (across, up), xytext=(4, 2), textcoords="offset points", fontsize=7)
+        left = bool(number % 2)  # neighbours have their names on different sides
+        axes[1].annotate(
+            encoder.removeprefix(GRID_CELL),
+            (across, up),
+            xytext=(-5 if left else 5, -3),
+            textcoords="offset points",
+            fontsize=7,
+            ha="right" if left else "left",
+        )
+    axes[1].margins(x=0.2)
     axes[1].set_xlabel(f"{MEASURES[BEST]}, mean")
     axes[1].set_ylabel("transfer ratio, mean")
     axes[1].set_title("encoders", fontsize=10)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from langbridge.analyse.contrast import Contrast
-from langbridge.analyse.grid import Grid, by_setting, development
+from langbridge.analyse.grid import Grid, by_setting, development, unlearned
 from langbridge.analyse.medians import by_seed, median_gain
 from langbridge.analyse.p3 import PLACE, paraphrases, read_p3
 from langbridge.analyse.representation import encoder_layers
@@ -178,7 +178,7 @@ class Gap(Grid):
 
     def verdict(self, rows: Mapping[str, Mapping[int, Cell]], base: str) -> str:
         """Tell what the development languages choose, and whether it reaches what is wanted over `base`."""
-        taught = [name for name in rows if name not in self.unlearned(rows)]
+        taught = [name for name in rows if name not in unlearned(rows, base)]
         chosen = max(taught, key=lambda name: development(rows[name]))
         told = f"Chosen on the development languages among those with the steps of `{base}`: `{chosen}`"
         if chosen == base:

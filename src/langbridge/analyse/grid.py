@@ -226,15 +226,15 @@ class Grid(Study):
         for name, own in rows.items():
             mean, half = over_seeds([macro(cell["test"]) for cell in own.values()])
             shown[name] = (mean, mean - half, mean + half)
-        unlearned = self.unlearned(rows)
-        colours = {name: ONE_SEED for name, own in rows.items() if len(own) < 2} | dict.fromkeys(unlearned, UNLEARNED)
+        lost = unlearned(rows, self.base)
+        colours = {name: ONE_SEED for name, own in rows.items() if len(own) < 2} | dict.fromkeys(lost, UNLEARNED)
         bars(axes, shown, title="Mean transfer ratio, test languages", x="transfer ratio", colours=colours)
         shades = "Pale: one seed. Grey: English itself was not learned, so that a ratio says nothing."
         caption = f"Bars: mean over languages and seeds; lines: 95% interval over seeds. {shades}"
         drawn = {"transfer": (figure, caption)}
         if self.base in rows and len(rows) > 1:
             drawn["medians"] = (
-                draw_gains(rows, self.base, unlearned=unlearned, wanted=self.wanted),
+                draw_gains(rows, self.base, unlearned=lost, wanted=self.wanted),
                 f"Median over test languages, its difference from `{self.base}`; lines: 95% interval over languages "
                 f"and seeds{'; dotted: the aim' if self.wanted else ''}. {shades}",
             )
@@ -259,8 +259,8 @@ class Grid(Study):
 
     def told(self, rows: Mapping[str, Mapping[int, Cell]]) -> list[str]:
         """Return sentences on what is best, what does not count and what was not run."""
-        unlearned = self.unlearned(rows)
-        there = {name: own for name, own in rows.items() if name not in unlearned}
+        lost = unlearned(rows, self.base)
+        there = {name: own for name, own in rows.items() if name not in lost}
         best = max(there, key=lambda name: development(there[name]))
         loss = {
             name: float(np.mean([macro(foreign(cell["nll_development"])) for cell in own.values()]))
@@ -271,8 +271,8 @@ class Grid(Study):
             f"Best on the development languages: `{best}` ({development(rows[best]):.3f}). "
             f"Lowest loss there: `{lowest}` ({loss[lowest]:.3f})."
         ]
-        if unlearned:
-            names = ", ".join(f"`{name}`" for name in unlearned)
+        if lost:
+            names = ", ".join(f"`{name}`" for name in lost)
             lines.append(
                 f"Not counted as best, as English itself was not learned (its loss is more than {UNTAUGHT:.0f} nat per "
                 f"token above that of `{self.base}`), so that the ratio says nothing: {names}."
@@ -280,11 +280,6 @@ class Grid(Study):
         if missing := [name for name in self.settings if name not in rows]:
             lines.append(f"Not run: {', '.join(f'`{name}`' for name in missing)}.")
         return lines
-
-    def unlearned(self, rows: Mapping[str, Mapping[int, Cell]]) -> list[str]:
-        """Return settings whose English loss is far above the base's."""
-        loss = {name: float(np.mean([cell["nll_test"][PIVOT] for cell in own.values()])) for name, own in rows.items()}
-        return [name for name in rows if self.base in loss and loss[name] > loss[self.base] + UNTAUGHT]
 
     def _compared(self, name: str, rows: Mapping[str, Mapping[int, Cell]], part: str) -> str:
         own = {seed: macro(cell[part]) for seed, cell in rows[name].items() if part in cell}
@@ -333,6 +328,12 @@ def foreign(figures: Mapping[str, float]) -> dict[str, float]:
 def macro(ratios: Mapping[str, float]) -> float:
     """Return the unweighted mean over languages."""
     return float(np.mean(list(ratios.values())))
+
+
+def unlearned(rows: Mapping[str, Mapping[int, Cell]], base: str) -> list[str]:
+    """Return settings whose English loss is far above the base's."""
+    loss = {name: float(np.mean([cell["nll_test"][PIVOT] for cell in own.values()])) for name, own in rows.items()}
+    return [name for name in rows if base in loss and loss[name] > loss[base] + UNTAUGHT]
 
 
 def development(own: Mapping[int, Cell]) -> float:

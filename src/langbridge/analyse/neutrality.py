@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from langbridge.analyse.alignment import alignment, principal
-from langbridge.analyse.figures import Figure, key, label, lines, points, sheet
+from langbridge.analyse.figures import Axes, Figure, key, label, lines, points, sheet
 from langbridge.analyse.probe import language_probe
 from langbridge.analyse.representation import BRIDGE, LM, PLAIN, encoder_layers, lm_states, soft_prompts, tokenisation
 from langbridge.analyse.study import Cell, Page, Setting, Study
+from langbridge.data.parallel import Parallel, sanity_set
 from langbridge.evaluate.statistics import interval
 from langbridge.files import replacing
 from langbridge.generate import BridgedGenerator
@@ -42,6 +43,15 @@ class Neutrality(Study):
         self.languages = known[:3] if setting.quick else known
         self.count = setting.sentences or (6 if setting.quick else SENTENCES)
 
+    @cached_property
+    def together(self) -> Parallel:
+        """The same sentences in all languages: the text itself, or, where it pairs each with English, the sanity set.
+
+        Between languages that say different things, a classifier would tell topics.
+        """
+        texts = [self.text.references(language) for language in self.languages]
+        return self.text if all(text == texts[0] for text in texts) else sanity_set()
+
     def cells(self) -> list[str]:
         """Return the languages, then all of them together."""
         return [*self.languages, JOINT]
@@ -55,7 +65,7 @@ class Neutrality(Study):
         """Compare a language with English at every place; or fit probe and principal axes."""
         if cell == JOINT:
             return self._joint()
-        own, english = self._vectors(cell, "own"), self._vectors(cell, "english")
+        own, english = (self._vectors(self.text, cell, side) for side in ("own", "english"))
         found = {
             view: {name: round(value, 4) for name, value in vars(alignment(own[view], english[view])).items()}
             for view in own
@@ -63,12 +73,12 @@ class Neutrality(Study):
         tokens = tokenisation(self.generator, self.text.sources[cell][: self.count])
         return {"views": found, "tokens": {name: round(value, 4) for name, value in vars(tokens).items()}}
 
-    def _vectors(self, language: str, side: str) -> dict[str, Tensor]:
+    def _vectors(self, text: Parallel, language: str, side: str) -> dict[str, Tensor]:
         """Return pooled vectors by view, of a language's sentences or of their English references; kept on disk."""
-        texts = self.text.sources[language] if side == "own" else self.text.references(language)
-        shared = side == "english" and all(self.text.english[code] is texts for code in self.languages)
+        texts = text.sources[language] if side == "own" else text.references(language)
+        shared = side == "english" and all(english is texts for english in text.english.values())
         name = PIVOT if shared else f"{language}-{side}"
-        path = self.setting.work / f"{self.text.name}-{self.count}" / f"{name}.safetensors"
+        path = self.setting.work / f"{text.name}-{self.count}" / f"{name}.safetensors"
         if not path.is_file():
             keep(pooled_views(self.generator, texts[: self.count]), path)
         found = safetensors.torch.load_file(path)
@@ -76,8 +86,10 @@ class Neutrality(Study):
 
     def _joint(self) -> Cell:
         """Probe every view; project onto axes fitted on the LM alone, as the paper does, and on both together."""
-        vectors = {language: self._vectors(language, "own") for language in self.languages}
-        vectors = {PIVOT: self._vectors(self.languages[0], "english"), **vectors}
+        text = self.together
+        known = [language for language in text.sources if language != PIVOT]
+        vectors = {code: self._vectors(text, code, "own") for code in (known[:3] if self.setting.quick else known)}
+        vectors = {PIVOT: self._vectors(text, known[0], "english"), **vectors}
         names = list(vectors)
         sizes = [len(vectors[language][PLAIN]) for language in names]
         languages = np.repeat(np.arange(len(names)), sizes)
@@ -93,7 +105,15 @@ class Neutrality(Study):
             for view, part in (("LM alone", plain), ("LM with bridge", bridged)):
                 maps[f"{view}, axes of {fit_on}"] = _placed(part, fit, names, sizes)
         maps["soft prompt, its own axes"] = _placed(soft, soft, names, sizes)
-        return {"probes": probes, "maps": maps, "chance": round(1 / len(names), 4)}
+        encoder = self.generator.model.encoder
+        return {
+            "probes": probes,
+            "maps": maps,
+            "chance": round(1 / len(names), 4),
+            "text": text.name,
+            "sentences": max(sizes),
+            "read": list(encoder.layers or (encoder.depth,)),
+        }
 
     def page(self, cells: Mapping[str, Cell]) -> Page:
         """Draw layers and maps; table the places."""
@@ -104,9 +124,12 @@ class Neutrality(Study):
                 f"{self.count} sentences of `{self.text.name}` in {len(rows)} languages and English, mean-pooled. "
                 "Against the English translations: share of sentences whose nearest English sentence by cosine is "
                 "their own (retrieval), the same with each language's mean taken away, linear CKA (unbiased), and the "
-                "distance of the means in spreads of English. Over all languages: accuracy of a linear language "
-                f"classifier, five folds that share no sentence (chance {joint['chance']:.1%}). The LM reads the text "
-                "alone, without a template; its last layer is pooled without the boundary."
+                "distance of the means in spreads of English. Over all languages together, on "
+                f"{joint['sentences']} sentences of `{joint['text']}` in {round(1 / joint['chance'])} languages, the "
+                "same in each: the maps, and the accuracy of a linear language classifier, five folds that share no "
+                f"sentence (chance {joint['chance']:.1%}). The LM reads the text alone, without a template; its last "
+                "layer is pooled without the boundary. The bridge reads encoder layer "
+                f"{', '.join(map(str, joint['read']))}."
             ),
             result=self._table(rows, joint),
             interval=(
@@ -120,12 +143,19 @@ class Neutrality(Study):
                 "scripts in many tokens, close to bytes, which by itself sets languages apart."
             ),
             figures={
-                "layers": (_layers(rows, joint), "Mean over languages at each encoder layer, then behind the bridge."),
+                "layers": (
+                    _layers(rows, joint),
+                    "Mean over languages at each encoder layer, then behind the bridge, which reads layer "
+                    f"{', '.join(map(str, joint['read']))}; apart from the line, the LM that reads the text itself.",
+                ),
                 "maps": (
                     _maps(joint),
                     "Each dot is a sentence, coloured by script, English black; the same axes in each row.",
                 ),
-                "languages": (_by_language(rows), "Retrieval of the English translation, by language and place."),
+                "languages": (
+                    _by_language(rows, joint),
+                    "Retrieval of the English translation, by language and place.",
+                ),
             },
         )
 
@@ -195,17 +225,24 @@ def _layers(rows: Mapping[str, Any], joint: Cell) -> Figure:
         for title, name in (("retrieval", "retrieval"), ("retrieval, centred", "centred"), ("CKA", "cka"))
     }
     xs = list(range(len(views)))
-    lines(axes[0], {name: (xs, ys) for name, ys in means.items()}, title="Alignment with English", x="", y="mean")
     told = [found["accuracy"] for found in joint["probes"].values()]
-    lines(axes[1], {"probe": (xs, told)}, title="Language told by a linear classifier", x="", y="accuracy")
+    _way(axes[0], means, title="Alignment with English", y="mean")
+    _way(axes[1], {"probe": told}, title="Language told by a linear classifier", y="accuracy")
     lows, highs = ([found["ci95"][end] for found in joint["probes"].values()] for end in (0, 1))
-    axes[1].fill_between(xs, lows, highs, alpha=0.2, linewidth=0)
+    axes[1].fill_between(xs[:-1], lows[:-1], highs[:-1], alpha=0.2, linewidth=0)
     axes[1].axhline(joint["chance"], color="#999999", linewidth=0.8, linestyle="--")
     for one in axes:
         one.set_xticks(xs, ticks, fontsize=7)
         one.set_ylim(-0.03, 1.03)
         one.axvline(len(views) - 3.5, color="#bbbbbb", linewidth=0.8)
     return figure
+
+
+def _way(axes: Axes, series: Mapping[str, list[float]], *, title: str, y: str) -> None:
+    """Draw values along the way from text through the bridge; the last, of the LM alone, is on no such way."""
+    lines(axes, {name: (list(range(len(ys) - 1)), ys[:-1]) for name, ys in series.items()}, title=title, x="", y=y)
+    for line, ys in zip(list(axes.lines), series.values(), strict=True):
+        axes.plot([len(ys) - 1], ys[-1:], marker="o", markersize=3.5, color=line.get_color())
 
 
 def _maps(joint: Cell) -> Figure:
@@ -224,9 +261,9 @@ def _maps(joint: Cell) -> Figure:
     return figure
 
 
-def _by_language(rows: Mapping[str, Any]) -> Figure:
+def _by_language(rows: Mapping[str, Any], joint: Cell) -> Figure:
     figure, (axes,) = sheet(width=4.6, height=1.4 + 0.19 * len(rows))
-    shown = [max((v for v in next(iter(rows.values())) if v not in VIEWS), key=lambda v: _mean(rows, v)), *VIEWS]
+    shown = [f"layer {max(joint['read'])}", *VIEWS]
     names = sorted(rows, key=lambda language: rows[language][shown[0]]["retrieval"])
     grid = np.array([[rows[language][view]["retrieval"] for view in shown] for language in names])
     picture = axes.imshow(grid, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -240,7 +277,3 @@ def _by_language(rows: Mapping[str, Any]) -> Figure:
     axes.spines[:].set_visible(False)
     figure.colorbar(picture, ax=axes, label="retrieval", fraction=0.04, pad=0.02)
     return figure
-
-
-def _mean(rows: Mapping[str, Any], view: str) -> float:
-    return float(np.mean([row[view]["retrieval"] for row in rows.values()]))

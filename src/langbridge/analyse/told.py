@@ -60,7 +60,9 @@ class Told(Study):
         rows = [_row(source, found) for source, found in zip(self._sources(cell), heard, strict=True)]
         references = self._references(cell)
         shares = [self._overlap(found, text) for found, text in zip(heard, references, strict=True)]
-        return {"sentences": rows, "references": references, "said": said, "named": shares}
+        others = [*references[1:], references[0]]
+        chance = [self._overlap(found, text) for found, text in zip(heard, others, strict=True)]
+        return {"sentences": rows, "references": references, "said": said, "named": shares, "chance": chance}
 
     def _sources(self, language: str) -> list[str]:
         source = self.text.pivot_sample(self.count) if language == PIVOT else self.text.sources[language]
@@ -79,15 +81,17 @@ class Told(Study):
     def page(self, cells: Mapping[str, Cell]) -> Page:
         """Draw one sentence in all languages; table the shares over all sentences."""
         number = min(SENTENCE, self.count - 1)
-        lines = ["| language | English tokens named | 95% | cosine | the LM, asked to repeat the sentence below |"]
-        lines.append("|---|---|---|---|---|")
+        lines = [
+            "| language | English tokens named | 95% | of another sentence | cosine | the LM, asked to repeat |",
+            "|" + "---|" * 6,
+        ]
         for language, cell in cells.items():
             low, high = mean_interval(np.array(cell["named"]))
             cosines = [row["nearest"][0][1] for part in cell["sentences"] for row in part["heard"]]
             said = cell["said"][number].replace("|", "/") if number < len(cell["said"]) else ""
             lines.append(
                 f"| {label(language)} | {np.mean(cell['named']):.0%} | {low:.0%} to {high:.0%} | "
-                f"{np.mean(cosines):.2f} | {said} |"
+                f"{np.mean(cell['chance']):.0%} | {np.mean(cosines):.2f} | {said} |"
             )
         examples = [f"\n{cells[next(iter(cells))]['references'][number]}\n"]
         for language, cell in cells.items():
@@ -98,7 +102,8 @@ class Told(Study):
             method=(
                 f"{self.count} sentences of `{self.text.name}` in {len(self.languages)} languages. For each "
                 f"soft-prompt vector the {SHOWN} LM word embeddings of highest cosine. 'Named': the share of the LM's "
-                "tokens of the English sentence that are among them, in any place."
+                "tokens of the English sentence that are among them, in any place; of another "
+                "sentence: chance. What the LM says is asked of the sentence that is shown below."
             ),
             result="\n".join([*lines, *examples]),
             interval="Bootstrap over sentences, 95%.",
@@ -110,7 +115,8 @@ class Told(Study):
             figures={
                 "told": (
                     drawn(cells, number),
-                    "Large: the LM token nearest to each vector. Small: the encoder's piece. Darker: higher cosine.",
+                    "Large: the LM token nearest to each vector. Small: the encoder's piece, where the figure's "
+                    "font has its script. Darker: higher cosine.",
                 )
             },
         )

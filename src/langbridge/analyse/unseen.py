@@ -30,10 +30,22 @@ KIN = {
     "som": ("Cushitic", ""),
     "amh": ("Ethiosemitic", ""),
     "swh": ("Bantu", ""),
+    "fra": ("Romance", "–"),
+    "cmn": ("Sinitic", "–"),
+    "deu": ("Germanic", "–"),
+    "spa": ("Romance", "–"),
+    "tam": ("Dravidian", "–"),
+    "eus": ("isolate", "–"),
+    "est": ("Uralic", "–"),
+    "tur": ("Turkic", "–"),
+    "kor": ("Koreanic", "–"),
+    "rus": ("Slavic", "–"),
 }
-"""Family, and the relative among the high-resource languages that the encoder has seen; empty: it has none."""
+"""Family, and the relative among the high-resource languages that the encoder has seen; empty: it has none. Of seen
+languages it is told only where the encoder has seen little of them: they are what unseen ones compare with."""
 SEEN = ("fra", "cmn", "deu", "spa", "swh", "hau", "som", "amh", "tam", "eus", "est", "tur", "kor", "rus")
 """Seen languages to compare with, relatives of the unseen ones among them: high-resource and low-resource."""
+UNKNOWN = ("–", "–")
 SENTENCES = 40
 
 
@@ -114,14 +126,14 @@ class Unseen(Study):
         """Table all languages, unseen ones first, and compare the two groups."""
         rows = {language: cell for language, cell in cells.items() if language != PIVOT}
         lines = [
-            "| language | family or script | relative seen | transfer ratio | 95% | pieces | CKA | retrieval | apart |",
-            "|" + "---|" * 9,
+            "| language | family | script | relative seen | transfer ratio | 95% | pieces | CKA | retrieval | apart |",
+            "|" + "---|" * 10,
         ]
         for language, row in rows.items():
-            family, kin = KIN.get(language, (script_of(language), "–" if row["seen"] else ""))
-            kin = label(kin) if kin else "none"
+            family, kin = KIN.get(language, UNKNOWN)
+            kin = {"": "none"}.get(kin, kin if kin in UNKNOWN else label(kin))
             lines.append(
-                f"| {label(language)}{'' if row['seen'] else ' (unseen)'} | {family} | {kin} | "
+                f"| {label(language)}{'' if row['seen'] else ' (unseen)'} | {family} | {script_of(language)} | {kin} | "
                 f"{row['ratio']:.2f} | {row['ci95'][0]:.2f} to {row['ci95'][1]:.2f} | {row['pieces']:.2f} | "
                 f"{row['cka']:.2f} | {row['centred']:.2f} | {row['apart']:.2f} |"
             )
@@ -146,8 +158,9 @@ class Unseen(Study):
 def _groups(rows: Mapping[str, Cell]) -> str:
     groups: dict[str, list[float]] = {}
     for language, row in rows.items():
-        related = bool(KIN.get(language, ("", ""))[1])
-        name = "seen" if row["seen"] else f"unseen, {'with' if related else 'without'} a relative that was seen"
+        kin = KIN.get(language, UNKNOWN)[1]
+        beside = {"–": "", "": ", without a relative that was seen"}.get(kin, ", with a relative that was seen")
+        name = f"{'seen' if row['seen'] else 'unseen'}{', little' if row['seen'] and kin != '–' else ''}{beside}"
         groups.setdefault(name, []).append(row["ratio"])
     lines = ["| group | languages | mean transfer ratio | 95% |", "|---|---|---|---|"]
     for name, ratios in sorted(groups.items()):
