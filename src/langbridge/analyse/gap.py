@@ -123,8 +123,8 @@ class Gap(Grid):
         "spread on its input while it learns; states hidden; the mean state of each language replaced by that of "
         f"English when it is used (means of {MEANS} unlabelled sentences that are not measured); an earlier layer or "
         "all mixed; English made to look foreign (words moved, lost and cut, no capitals); earlier layers with that "
-        "and states hidden, and noise, or centred; three times the learning rate, alone and with layer 11 and all that; "
-        "a weight of low rank (projected after each step); a contrast of paraphrases (token by token, weight "
+        "and states hidden, and noise, or centred; three times the learning rate, alone and with layer 11 and all "
+        "that; a weight of low rank (projected after each step); a contrast of paraphrases (token by token, weight "
         f"{WEIGHT}, the pairs of PAWS and MRPC that are in P3); distillation; four times the steps, alone and with "
         "layer 11 and all that."
     )
