@@ -1,5 +1,6 @@
 """Tiny random models and tokenizers: real classes, no downloads, milliseconds."""
 
+import json
 import os
 import string
 from collections.abc import Callable
@@ -186,6 +187,25 @@ def quick(tiny_run: Path, tmp_path: Path) -> Callable[..., Any]:
         return Setting(**given)
 
     return make
+
+
+@pytest.fixture
+def recipe(saved: dict[str, Path], tmp_path: Path) -> Path:
+    """A recipe of tiny models on a few pairs, for studies that train."""
+    data = tmp_path / "pairs.jsonl"
+    texts = [f"{word} is number {i}." for i in range(6) for word in ("tea", "rain", "a cat", "snow")]
+    records = [{"source": text, "target": text} for text in texts]
+    records += [{"source": f"How much is {text}", "target": "Ten."} for text in texts]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    fields = {
+        "encoder": {"name": str(saved["bert"])},
+        "language_model": {"name": str(saved["llama"])},
+        "prompt": {"template": "ask: {prompt}\nsay: "},
+        "data": {"train": str(data), "validation": 4},
+        "training": {"precision": "fp32"},
+    }
+    Recipe.of(fields, "test").write(tmp_path / "tiny.yaml")
+    return tmp_path / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from langbridge.analyse.studies import STUDIES
 from langbridge.analyse.study import Cell, Setting, conduct, read_study
 from langbridge.analyse.training_data import short
 from langbridge.checkpoint import LangBridge
-from langbridge.config import Recipe
 from langbridge.data.parallel import sanity_set
 from langbridge.errors import ConfigError, DataError
 from langbridge.generate import BridgedGenerator
@@ -30,24 +29,6 @@ from langbridge.pretrained import load_encoder
 from langbridge.transfer import compare
 
 GRIDS = ["encoder", "freezing", "expressivity", "budget", "data", "gap"]
-
-
-@pytest.fixture
-def recipe(saved: dict[str, Path], tmp_path: Path) -> Path:
-    data = tmp_path / "pairs.jsonl"
-    texts = [f"{word} is number {i}." for i in range(6) for word in ("tea", "rain", "a cat", "snow")]
-    records = [{"source": text, "target": text} for text in texts]
-    records += [{"source": f"How much is {text}", "target": "Ten."} for text in texts]
-    data.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    fields = {
-        "encoder": {"name": str(saved["bert"])},
-        "language_model": {"name": str(saved["llama"])},
-        "prompt": {"template": "ask: {prompt}\nsay: "},
-        "data": {"train": str(data), "validation": 4},
-        "training": {"precision": "fp32"},
-    }
-    Recipe.of(fields, "test").write(tmp_path / "tiny.yaml")
-    return tmp_path / "tiny.yaml"
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from langbridge.analyse.neutrality import Neutrality
 from langbridge.analyse.studies import STUDIES
 from langbridge.analyse.study import Setting, conduct, read_study
+from langbridge.checkpoint import LangBridge
 
 
 @pytest.mark.parametrize("name", ["neutrality", "told"])
@@ -40,3 +42,18 @@ def test_languages_are_told_apart_on_the_same_sentences(quick: Callable[..., Set
     assert Neutrality(quick()).together.name == "sanity"
     (tmp_path / "fra-eng.eng").write_text((tmp_path / "deu-eng.eng").read_text())
     assert Neutrality(quick(data=tmp_path)).together.name == tmp_path.name
+
+
+def test_another_run_is_looked_at_anew(quick: Callable[..., Setting], tiny_run: Path, tmp_path: Path) -> None:
+    """With the same work folder and another --out, the vectors of the first run were taken for those of the second."""
+    model = LangBridge.from_pretrained(tiny_run)
+    with torch.no_grad():
+        model.bridge.linear.weight.normal_()
+    model.save_pretrained(tmp_path / "run")
+    first = conduct(STUDIES["neutrality"](quick()))
+    fields = {"run": str(tmp_path / "run"), "out": tmp_path / "second"}
+    second = conduct(STUDIES["neutrality"](quick(**fields)))
+    alone = conduct(STUDIES["neutrality"](quick(**{**fields, "out": tmp_path / "third", "work": tmp_path / "alone"})))
+    views = [next(iter(read_study(page.parent / "result.json")["cells"].values()))["views"] for page in (second, alone)]
+    assert views[0] == views[1]
+    assert views[0] != next(iter(read_study(first.parent / "result.json")["cells"].values()))["views"]

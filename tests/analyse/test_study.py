@@ -86,6 +86,18 @@ def test_another_set_up_needs_another_folder(quick: Callable[..., Setting], tmp_
         read_study(tmp_path / "out" / "result.json")
 
 
+def test_set_ups_share_no_work_folder(quick: Callable[..., Setting], tmp_path: Path) -> None:
+    """Another set-up in the same work folder was measured on the first one's states; processes of one set-up share."""
+    first, again = squares(quick()), squares(quick())
+    other = squares(quick(out=tmp_path / "other", sentences=7))
+    for study in (first, again, other):
+        conduct(study)
+    assert first.setting.work == again.setting.work != other.setting.work
+    assert first.setting.work.parent == other.setting.work.parent == tmp_path / "work"
+    conduct(first)  # a second time: no folder in its folder
+    assert first.setting.work == again.setting.work
+
+
 def test_what_is_measured_so_far_has_a_page(quick: Callable[..., Setting]) -> None:
     study = squares(quick(), stop_at="2")
     study.ready = lambda cells: True  # type: ignore[method-assign]

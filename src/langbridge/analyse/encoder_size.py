@@ -1,14 +1,15 @@
 """Study `encoder`: how large and how good must the encoder be? Layers cut off, weights made coarse, knowledge taken."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+from collections.abc import Mapping
 from typing import ClassVar
-
-import yaml
 
 from langbridge.analyse.encoders import coarse, cut, random, variant
 from langbridge.analyse.figures import Figure, lines, sheet
 from langbridge.analyse.grid import Grid, by_setting, macro, over_seeds
 from langbridge.analyse.study import Cell
+from langbridge.config import Recipe
 
 DEPTHS, WIDTHS = (3, 6, 9, 12), (2, 3, 4)
 ENGLISH = "embedded:minilm-l6-en"
@@ -25,7 +26,7 @@ class EncoderSize(Grid):
         "whole": LAST,
         **{f"{depth} layers": LAST for depth in DEPTHS},
         **{f"{bits} bits": LAST for bits in WIDTHS},
-        "English only": (*LAST, f"encoder.name={ENGLISH}"),
+        "English only": LAST,
         "random": LAST,
     }
     about: ClassVar[str] = (
@@ -37,15 +38,20 @@ class EncoderSize(Grid):
         "4-bit already, and `4 bits` rounds it once more; the English-only encoder has half the layers."
     )
 
-    def fields(self, name: str) -> Sequence[str]:
-        """Write the encoder of a setting and name it."""
+    def read_recipe(self, name: str, seed: int) -> Recipe:
+        """Return the recipe of one cell with the encoder of its setting, made of the one that the recipe names."""
+        recipe = super().read_recipe(name, seed)
+        encoder = dataclasses.replace(recipe.encoder, name=self._encoder(name, recipe.encoder.name))
+        return dataclasses.replace(recipe, encoder=encoder)
+
+    def _encoder(self, name: str, source: str) -> str:
+        """Return the name of a setting's encoder; one that is made of `source` is written first."""
         if name in ("whole", "English only"):
-            return self.settings[name]
-        source = yaml.safe_load(self.path.read_text(encoding="utf-8"))["encoder"]["name"]
+            return source if name == "whole" else ENGLISH
         number = int(name.split()[0]) if name != "random" else 0
         change = random if name == "random" else cut(number) if name.endswith("layers") else coarse(number)
-        folder = variant(source, change, self.setting.work / "encoders" / name.replace(" ", "-"))
-        return [*self.settings[name], f"encoder.name={folder.resolve()}"]
+        folder = self.setting.work / "encoders" / hashlib.sha256(source.encode()).hexdigest()[:12]
+        return str(variant(source, change, folder / name.replace(" ", "-")).resolve())
 
     def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
         """Draw transfer against layers and against bits, beside the bars of all settings."""

@@ -20,7 +20,7 @@ from langbridge.analyse.figures import Figure, bars, sheet
 from langbridge.analyse.measures import facts_accuracy, task_accuracy, transfer_measures
 from langbridge.analyse.medians import ONE_SEED, UNLEARNED, draw_gains, medians
 from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name
-from langbridge.checkpoint import METADATA, WEIGHTS, LangBridge
+from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config
 from langbridge.config import Recipe
 from langbridge.data.parallel import Parallel, sanity_set
 from langbridge.errors import ConfigError, DataError
@@ -28,6 +28,7 @@ from langbridge.generate import BridgedGenerator
 from langbridge.languages import DEVELOPMENT, PIVOT
 from langbridge.train import train
 from langbridge.train.distill import ANSWERS
+from langbridge.train.run import as_begun
 
 TASKS = ("sib200", "xcopa")
 QUICK = (
@@ -292,10 +293,14 @@ class Grid(Study):
 
 
 def trained(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> LangBridge:
-    """Return the trained model of a cell: as it is on disk, gone on with, or from the start."""
-    if (folder / WEIGHTS).is_file() and (folder / METADATA).is_file():
+    """Return the trained model of a cell: as it is on disk, gone on with, or from the start.
+
+    What another recipe made is dropped: its file, which the set-up has by name alone, was changed meanwhile.
+    """
+    same = (folder / CONFIG).is_file() and as_begun(recipe, begun_by := read_config(folder)) == begun_by
+    if same and (folder / WEIGHTS).is_file() and (folder / METADATA).is_file():
         return LangBridge.from_pretrained(folder)
-    begun = any(path.joinpath("trainer_state.json").is_file() for path in folder.glob("checkpoint-*"))
+    begun = same and any(path.joinpath("trainer_state.json").is_file() for path in folder.glob("checkpoint-*"))
     if not begun:
         for left in folder.glob("*"):
             if left.is_dir():

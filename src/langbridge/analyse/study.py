@@ -5,6 +5,7 @@ A study is one file of this folder: a class that inherits from `Study`, and a li
 on with the first cell that is missing; several processes share the cells of one folder between them.
 """
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -36,7 +37,7 @@ class Setting:
     out: Path
     """Folder of the result."""
     work: Path
-    """Folder of what is only needed meanwhile: states, trainings."""
+    """Folder of what is only needed meanwhile: states, trainings. Each set-up has a folder of its own in it."""
     run: str = SHIPPED
     """Run folder that is looked at, where a study trains nothing."""
     data: Path | None = None
@@ -132,6 +133,7 @@ def conduct(study: Study, progress: Progress = lambda text, done, total: None) -
     A cell that another process is at is left to it. Raises DataError when the folder holds the study with another
     set-up.
     """
+    study.setting = dataclasses.replace(study.setting, work=_own_work(study))
     names, claims = study.cells(), study.setting.work / "claims"
     claims.mkdir(parents=True, exist_ok=True)
     cells = _opened(study)["cells"]
@@ -154,6 +156,13 @@ def conduct(study: Study, progress: Progress = lambda text, done, total: None) -
             missing = ", ".join(name for name in names if name not in kept["cells"])
             raise DataError(f"{study.setting.out}: no page yet, as another process is still at {missing}.")
         return write_page(study, kept)
+
+
+def _own_work(study: Study) -> Path:
+    """Return the folder of this set-up in the work folder: states and trainings there do not say what made them."""
+    setup = json.dumps([study.name, study.setup()], sort_keys=True)
+    own, work = hashlib.sha256(setup.encode()).hexdigest()[:12], study.setting.work
+    return work if work.name == own else work / own  # it may have been conducted before
 
 
 def _held(study: Study) -> FileLock:

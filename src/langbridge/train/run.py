@@ -104,7 +104,7 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> tuple[Recipe, Pa
     """Return the recipe and the checkpoint to resume from, if any; refuse to overwrite a run."""
     if resume:
         begun = read_config(out)
-        recipe = _as_begun(recipe, begun)
+        recipe = as_begun(recipe, begun)
         if begun != recipe:
             raise CheckpointError(
                 f"{out} was begun with another recipe (see {out / CONFIG}); resume with the same one."
@@ -118,7 +118,7 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> tuple[Recipe, Pa
     return recipe, None
 
 
-def _as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
+def as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
     """Return the recipe with `auto` replaced by what was chosen when the run began: it stays chosen."""
     if recipe.training.precision == "auto":
         recipe = recipe.with_training(precision=begun.training.precision)
