@@ -117,17 +117,29 @@ def test_unseen_languages_come_first_and_are_compared(
     shutil.copytree(saved["bert"], tmp_path / "e5-small")
     recipe = Recipe.of({**models(saved), "encoder": {"name": str(tmp_path / "e5-small")}}, "test")
     LangBridge.from_recipe(recipe).save_pretrained(tmp_path / "run")
-    for folder in ("eng_Latn", "hat_Latn", "fra_Latn", "zho_Hans", "swh_Latn"):
+    for folder in ("eng_Latn", "hat_Latn", "acm_Arab", "fra_Latn", "zho_Hans", "swh_Latn"):
         (tmp_path / "data" / folder).mkdir(parents=True)
         lines = [f"{number}\ttravel\t{folder[:3]} sentence {number} {'x' * number}" for number in range(6)]
         text = "\n".join(["index_id\tcategory\ttext", *lines]) + "\n"
         (tmp_path / "data" / folder / "test.tsv").write_text(text, encoding="utf-8")
     study = Unseen(quick(run=str(tmp_path / "run"), data=tmp_path / "data"))
-    assert study.cells() == ["eng", "hat", "fra", "cmn"]
+    assert study.cells() == ["eng", "hat", "fra", "cmn"]  # whether Mesopotamian Arabic was seen is not known
     text = conduct(study).read_text(encoding="utf-8")
     assert "| Haitian Creole (unseen) | French creole | Latn | French |" in text
     assert "| French | Romance | Latn | – |" in text
     assert "unseen, with a relative that was seen | 1 |" in text
+
+
+def test_where_nothing_is_unseen_there_is_no_study(
+    quick: Callable[..., Setting], saved: dict[str, Path], tmp_path: Path
+) -> None:
+    """On the sanity set, which XLM-R has seen all of, a page was written that compared nothing."""
+    shutil.copytree(saved["bert"], tmp_path / "e5-small")
+    recipe = Recipe.of({**models(saved), "encoder": {"name": str(tmp_path / "e5-small")}}, "test")
+    LangBridge.from_recipe(recipe).save_pretrained(tmp_path / "run")
+    study = Unseen(quick(run=str(tmp_path / "run")))
+    with pytest.raises(DataError, match="of run has seen all languages of sanity: name with --data a folder"):
+        conduct(study)
 
 
 def test_an_encoder_of_unknown_pretraining_is_refused(quick: Callable[..., Setting]) -> None:

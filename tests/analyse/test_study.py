@@ -125,7 +125,9 @@ def test_letters_without_a_glyph_are_known() -> None:
 
 
 def test_records_name_no_folder_of_this_machine(quick: Callable[..., Setting], tmp_path: Path) -> None:
+    """The run's folder was written with its whole path."""
     study = squares(quick(data=tmp_path))
     conduct(study)
     kept = json.loads((study.setting.out / "result.json").read_text(encoding="utf-8"))
     assert kept["setup"]["data"] == tmp_path.name
+    assert kept["setup"]["run"] == Path(study.setting.run).name

@@ -114,7 +114,7 @@ class Study(ABC):
     def basis(self) -> dict[str, Any]:
         """Return what the cells are measured on: by default the run's weights and the data."""
         weights = hashlib.sha256((run_folder(self.setting.run) / WEIGHTS).read_bytes()).hexdigest()[:16]
-        return {"run": self.setting.run, "weights": weights, "data": data_name(self.setting), "dtype": self.dtype}
+        return {"run": run_name(self.setting), "weights": weights, "data": data_name(self.setting), "dtype": self.dtype}
 
     @property
     def dtype(self) -> str:
@@ -125,6 +125,11 @@ class Study(ABC):
 def data_name(setting: Setting) -> str:
     """Return what the data is called in a record: no path of this machine."""
     return "sanity" if setting.data is None else setting.data.name
+
+
+def run_name(setting: Setting) -> str:
+    """Return what the run is called in a record: no path of this machine."""
+    return Path(setting.run).name
 
 
 def conduct(study: Study, progress: Progress = lambda text, done, total: None) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from langbridge.analyse.alignment import alignment
 from langbridge.analyse.figures import Figure, bars, label, sheet
 from langbridge.analyse.representation import encoder_layers, tokenisation
-from langbridge.analyse.study import Cell, Page, Setting, Study
+from langbridge.analyse.study import Cell, Page, Setting, Study, run_name
 from langbridge.checkpoint import read_config, run_folder
 from langbridge.data.parallel import Parallel, read_parallel
 from langbridge.errors import DataError
@@ -17,7 +17,7 @@ from langbridge.evaluate.resources import pretraining
 from langbridge.evaluate.statistics import interval
 from langbridge.evaluate.transfer import ratio_interval
 from langbridge.generate import BridgedGenerator
-from langbridge.languages import PIVOT, our_code, script_of
+from langbridge.languages import LANGUAGES, PIVOT, our_code, script_of
 from langbridge.routing import load
 from langbridge.transfer import Comparison, compare
 
@@ -81,9 +81,15 @@ class Unseen(Study):
         return found[0]
 
     def cells(self) -> list[str]:
-        """Return English, the unseen languages, then the seen ones."""
-        there = [language for language in self.text.sources if language != PIVOT]
+        """Return English, the unseen languages, then the seen ones; raises DataError where none is unseen."""
+        # a code that we have no name for may be another one for a language of the list
+        there = [language for language in self.text.sources if language in LANGUAGES and language != PIVOT]
         unseen = [language for language in there if language not in self.seen]
+        if not unseen:
+            raise DataError(
+                f"the encoder of {run_name(self.setting)} has seen all languages of {self.text.name}: name with "
+                "--data a folder that has others, such as sib200 (Haitian Creole, Quechua, Yoruba)."
+            )
         seen = [language for language in SEEN if language in there and language in self.seen]
         return [PIVOT, *unseen[: 1 if self.setting.quick else None], *seen[: 2 if self.setting.quick else None]]
 
@@ -139,10 +145,10 @@ class Unseen(Study):
             )
         return Page(
             method=(
-                f"{self.count} sentences of `{self.text.name}` in each language, run `{self.setting.run}`. Unseen: not "
-                "in the list of the encoder's pretraining. Transfer ratio as in the task `transfer`; pieces: encoder "
-                "tokens per sentence over those of its English translation; CKA, retrieval (means taken away) and "
-                "distance of the means at the layer that the bridge reads."
+                f"{self.count} sentences of `{self.text.name}` in each language, run `{run_name(self.setting)}`. "
+                "Unseen: not in the list of the encoder's pretraining. Transfer ratio as in the task `transfer`; "
+                "pieces: encoder tokens per sentence over those of its English translation; CKA, retrieval (means "
+                "taken away) and distance of the means at the layer that the bridge reads."
             ),
             result="\n".join([*lines, "", _groups(rows)]),
             interval="Bootstrap 95% over sentences; for group means over languages.",
