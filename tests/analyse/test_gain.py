@@ -81,11 +81,16 @@ def test_settings_of_study_encoder_are_encoders_too(
         for name in ("whole", "2 bits", "3 bits", "4 bits", "random")
         for seed in (1, 2)
     }
-    (tmp_path / "grid.json").write_text(json.dumps({"study": "encoder", "setup": {}, "cells": cells}), encoding="utf-8")
+    grid = {"study": "encoder", "setup": {"data": "sanity"}, "cells": cells}
+    (tmp_path / "grid.json").write_text(json.dumps(grid), encoding="utf-8")
     Recipe.of(models(saved), "test").write(tmp_path / "recipe.yaml")
-    study = Gain(quick(quick=False, sentences=6, recipe=tmp_path / "recipe.yaml"))
-    study.tables, study.grid = {}, tmp_path / "grid.json"  # type: ignore[misc]
-    page = conduct(study)
+
+    def gain() -> Gain:
+        study = Gain(quick(quick=False, sentences=6, recipe=tmp_path / "recipe.yaml"))
+        study.tables, study.grid = {}, tmp_path / "grid.json"  # type: ignore[misc]
+        return study
+
+    page = conduct(gain())
     found = read_study(page.parent / "result.json")["cells"]
     assert found["study encoder: whole"][codes[3]]["ratio"] == pytest.approx(1.3)  # of the first seed
     whole, random = (found[f"study encoder: {name}"] for name in ("whole", "random"))
@@ -94,6 +99,32 @@ def test_settings_of_study_encoder_are_encoders_too(
     assert "| study encoder: random | 9 | CKA |" in text
     assert "Over the 5 different encoders" in text
     assert "Over the 4 of them through which English was learned" in text
+    conduct(gain())  # nothing has changed
+    cells["whole, seed 1"]["test"][codes[3]] = 0.0
+    (tmp_path / "grid.json").write_text(json.dumps(grid), encoding="utf-8")
+    with pytest.raises(DataError, match="study encoder differ"):  # what was kept is of the trainings before
+        conduct(gain())
+
+
+def test_gain_joins_only_what_is_of_one_text(
+    quick: Callable[..., Setting], saved: dict[str, Path], tmp_path: Path
+) -> None:
+    """Without --data, transfer on Tatoeba was paired with neutrality on the sanity set."""
+    ratios = {code: 0.5 for code in sanity_set().sources if code != "eng"}
+    rows = {code: {"transfer_ratio": ratio} for code, ratio in ratios.items()}
+    table = {"task": "transfer", "data": "tatoeba", "languages": rows, "run": {"name": "r"}}
+    (tmp_path / "table.json").write_text(json.dumps(table), encoding="utf-8")
+    Recipe.of(models(saved), "test").write(tmp_path / "recipe.yaml")
+    study = Gain(quick())
+    study.tables = {"tiny": (str(tmp_path / "table.json"), str(tmp_path / "recipe.yaml"))}  # type: ignore[misc]
+    with pytest.raises(DataError, match="is of 'tatoeba', and neutrality would be of 'sanity': name with"):
+        conduct(study)
+    grid = {"study": "encoder", "setup": {"data": "data"}, "cells": {"whole, seed 1": {"test": ratios}}}
+    (tmp_path / "grid.json").write_text(json.dumps(grid), encoding="utf-8")
+    study = Gain(quick(quick=False, recipe=tmp_path / "recipe.yaml"))
+    study.tables, study.grid = {}, tmp_path / "grid.json"  # type: ignore[misc]
+    with pytest.raises(DataError, match="is of 'data', and neutrality would be of 'sanity'"):
+        conduct(study)
 
 
 def test_encoders_that_are_one_count_once() -> None:

@@ -5,6 +5,7 @@ parallel text; every setting of study `encoder` that has been run is one more en
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -70,17 +71,21 @@ class Gain(Study):
         return [*self.tables, *self._grid_ratios]
 
     def basis(self) -> dict[str, Any]:
-        """Return what the cells are measured on: the tables and the data."""
+        """Return what the cells are measured on: the tables, the data, and what is read of study `encoder`."""
         files = {name: _there(path).read_bytes() for name, (path, _) in self.tables.items()}
         digests = {name: hashlib.sha256(file).hexdigest()[:16] for name, file in files.items()}
-        return {"tables": digests, "data": data_name(self.setting)}
+        return {"tables": digests, "data": data_name(self.setting), **self._grid_basis()}
+
+    @cached_property
+    def _grid(self) -> dict[str, Any]:
+        return read_study(self.grid)
 
     @cached_property
     def _grid_ratios(self) -> dict[str, dict[str, float]]:
         """Return transfer ratios by language, first seed, of each setting of study `encoder`, where it has been run."""
         if self.setting.quick or not self.grid.is_file():
             return {}
-        rows = by_setting(read_study(self.grid)["cells"])
+        rows = by_setting(self._grid["cells"])
         return {f"{GRID_CELL}{name}": next(iter(own.values()))["test"] for name, own in rows.items()}
 
     @cached_property
@@ -88,32 +93,50 @@ class Gain(Study):
         """Return settings of study `encoder` through which English itself was not learned."""
         if not self._grid_ratios:
             return []
-        rows = by_setting(read_study(self.grid)["cells"])
+        rows = by_setting(self._grid["cells"])
         return [f"{GRID_CELL}{name}" for name in unlearned(rows, EncoderSize.base)]
+
+    def _grid_basis(self) -> dict[str, Any]:
+        """Return the digest of the grid's ratios, and what its encoders are made by; nothing without a grid."""
+        if not self._grid_ratios:
+            return {}
+        ratios = hashlib.sha256(json.dumps(self._grid_ratios, sort_keys=True).encode()).hexdigest()[:16]
+        recipe = self.setting.recipe or Path(EncoderSize.recipe)
+        return {"study encoder": ratios, "recipe": recipe.name, "set": list(self.setting.overrides)}
 
     def measure(self, cell: str) -> Cell:
         """Return transfer and neutrality by language for one encoder."""
         if cell in self._grid_ratios:
-            ratios, source = self._grid_ratios[cell], str(self.grid)
+            ratios = self._grid_ratios[cell]
+            self._same_text(data_name(self.setting), self._grid["setup"].get("data"), str(self.grid))
             recipe = EncoderSize(self.setting).read_recipe(cell.removeprefix(GRID_CELL), seed=1)
         else:
             path, made_by = self.tables[cell]
             result = read_result(_there(path))
             ratios = {language: row["transfer_ratio"] for language, row in result["languages"].items()}
-            recipe, source = Recipe.read(_there(made_by)), result["data"]
+            recipe = Recipe.read(_there(made_by))
+            self._same_text(self.text.name, result["data"], path)
         # an untrained bridge: only what is in front of it is looked at
         generator = BridgedGenerator(LangBridge.from_recipe(recipe).eval())
         return {
             language: {"ratio": ratios[language], **self._neutrality(generator, language)}
-            for language in self._shared(ratios, source)
+            for language in self._shared(ratios)
         }
 
-    def _shared(self, ratios: Iterable[str], source: str) -> list[str]:
+    def _same_text(self, own: str, other: str | None, source: str) -> None:
+        """Raise DataError where neutrality would be measured on another text than transfer was."""
+        if own != other:
+            raise DataError(
+                f"{source} is of {other!r}, and neutrality would be of {own!r}: name with --data the folder that it "
+                "was made on."
+            )
+
+    def _shared(self, ratios: Iterable[str]) -> list[str]:
         shared = [language for language in ratios if language in self.text.sources and language != PIVOT]
         if len(shared) < FEWEST:
             raise DataError(
-                f"the text ({self.text.name}) and the table ({source}) share {len(shared)} languages; at least "
-                f"{FEWEST} are needed. Name with --data the folder that the table was made on."
+                f"the text ({self.text.name}) and the recorded transfer share {len(shared)} languages; at least "
+                f"{FEWEST} are needed. Name with --data the folder that the transfer was recorded on."
             )
         return shared[:FEWEST] if self.setting.quick else shared
 
