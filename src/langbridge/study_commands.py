@@ -30,10 +30,10 @@ def study(
     languages: Annotated[
         str, typer.Option(help="Test languages of trainings, with commas; default: all of the data.")
     ] = "",
-    sentences: Annotated[int | None, typer.Option(help="First so many sentences of each language.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps of a cell.")] = None,
+    sentences: Annotated[int | None, typer.Option(min=2, help="First so many sentences of each language.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of a cell.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of trainings, with commas.")] = "1,2,3",
-    only: Annotated[str, typer.Option(help="Only cells whose names begin with these, with commas.")] = "",
+    only: Annotated[str, typer.Option(help="Only settings of these names, or whose names begin so, with commas.")] = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recipe.")] = None,
     dtype: Dtype = None,
     measure: Annotated[
@@ -71,6 +71,7 @@ def study(
         quick=quick,
         measure=_measures(measure),
     )
+    _refuse_unused(name, setting, studies)
     setting = dataclasses.replace(setting, command=_command(name, setting))
     with ProgressBar(name) as bar:
         page = conduct(studies[name](setting), bar.move_to)
@@ -89,12 +90,22 @@ def _studies() -> "Mapping[str, type[Study]]":
 
 
 def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))  # each once
+
+
+def _refuse_unused(name: str, setting: "Setting", studies: "Mapping[str, type[Study]]") -> None:
+    """Raise ConfigError for an option that would change nothing in this study."""
+    usual = {field.name: field.default for field in dataclasses.fields(setting)}
+    for field in sorted(frozenset[str]().union(*(kind.uses for kind in studies.values()))):
+        if field not in studies[name].uses and getattr(setting, field) != usual[field]:
+            takers = ", ".join(other for other, kind in studies.items() if field in kind.uses)
+            option = {"overrides": "set"}.get(field, field)
+            raise ConfigError(f"--{option} changes nothing in study {name}: leave it out. It is for {takers}.")
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        found = tuple(map(int, _parts(text)))
+        found = tuple(dict.fromkeys(map(int, _parts(text))))
     except ValueError as error:
         raise ConfigError(f"--seeds {text}: wanted whole numbers with commas, such as 1,2,3.") from error
     if not found or min(found) < 0:

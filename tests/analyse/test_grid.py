@@ -142,8 +142,22 @@ def test_one_seed_has_no_interval() -> None:
 def test_unknown_settings_and_recipes_are_named(quick: Callable[..., Setting], recipe: Path) -> None:
     with pytest.raises(ConfigError, match="--only golden: settings are linear last, mlp-1 last"):
         Expressivity(quick(recipe=recipe, only=("golden",))).cells()
+    with pytest.raises(ConfigError, match="--only golden: settings are linear last, mlp-1 last"):
+        Expressivity(quick(recipe=recipe, only=("mlp", "golden"))).cells()  # none is dropped because others are known
     with pytest.raises(ConfigError, match="no such recipe"):
         Expressivity(quick(recipe=recipe / "absent"))
+
+
+def test_a_setting_is_chosen_by_its_name_or_its_beginning(quick: Callable[..., Setting], recipe: Path) -> None:
+    """`layer 10 varied dropout` chose `... noise` and `... centred`, too."""
+
+    def chosen(*only: str) -> list[str]:
+        return Gap(quick(recipe=recipe, only=only)).chosen()
+
+    assert chosen("layer 10 varied dropout") == ["layer 10 varied dropout"]
+    assert chosen("layer 10 varied", "varied") == [
+        name for name in Gap.settings if name.startswith("layer 10 varied") or name == "varied"
+    ]
 
 
 def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[..., Setting], recipe: Path) -> None:
@@ -217,7 +231,7 @@ def test_settings_without_their_data_are_left_out(quick: Callable[..., Setting],
     assert "paraphrase contrast" in every.settings
     assert "paraphrase contrast" not in every.chosen()
     with pytest.raises(DataError, match=r"paraphrase contrast needs --data with p3/train.jsonl.gz\."):
-        Gap(quick(recipe=recipe, only=("paraphrase contrast",))).cells()
+        Gap(quick(recipe=recipe, only=("varied", "paraphrase contrast"))).cells()
 
 
 def test_a_plateau_is_left_where_the_loss_falls_after_it_stood() -> None:

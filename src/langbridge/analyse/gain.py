@@ -58,6 +58,7 @@ class Gain(Study):
 
     name: ClassVar[str] = "gain"
     question: ClassVar[str] = "Does neutrality of the encoder in a language predict what transfers from it?"
+    uses: ClassVar[frozenset[str]] = frozenset({"recipe", "overrides"})
     tables: ClassVar[dict[str, tuple[str, str]]] = TABLES
     grid: ClassVar[Path] = GRID
 

@@ -47,6 +47,9 @@ PARTS = {"development": "transfer, development", "test": "transfer, test"}
 class Grid(Study):
     """Inherit from this: name, question, settings, base and what else differs."""
 
+    uses: ClassVar[frozenset[str]] = frozenset(
+        {"recipe", "languages", "steps", "seeds", "only", "overrides", "measure"}
+    )
     recipe: ClassVar[str] = "recipes/demo.yaml"
     """Recipe where none is named, from the folder the command is called in."""
     settings: ClassVar[dict[str, tuple[str, ...]]]
@@ -77,15 +80,21 @@ class Grid(Study):
         """Return the names of the settings that are run."""
         names = list(self.settings)
         if self.setting.only:
-            names = [name for name in names if name.startswith(self.setting.only)]
-            if not names:
-                raise ConfigError(f"--only {','.join(self.setting.only)}: settings are {', '.join(self.settings)}.")
+            asked = {name for part in self.setting.only for name in self._asked(part)}
+            names = [name for name in names if name in asked]
         elif self.setting.quick:
             names = [self.base, next(name for name in reversed(names) if name != self.base)]
         lacking = self.lacking()
         found = [name for name in names if name not in lacking]
+        if not found or lacking.keys() & set(self.setting.only):
+            raise DataError("; ".join(f"{name} needs {lacking[name]}" for name in names if name in lacking) + ".")
+        return found
+
+    def _asked(self, part: str) -> list[str]:
+        """Return the settings that a part of --only means: the one of this name, else those whose names begin so."""
+        found = [part] if part in self.settings else [name for name in self.settings if name.startswith(part)]
         if not found:
-            raise DataError("; ".join(f"{name} needs {lacking[name]}" for name in names) + ".")
+            raise ConfigError(f"--only {part}: settings are {', '.join(self.settings)}.")
         return found
 
     def lacking(self) -> dict[str, str]:

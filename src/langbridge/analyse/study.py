@@ -52,7 +52,7 @@ class Setting:
     """Training steps of a cell; None: the study's own choice."""
     seeds: tuple[int, ...] = (1, 2, 3)
     only: tuple[str, ...] = ()
-    """Cells, by the beginning of their names; empty: all."""
+    """Settings of a training grid, by name or by the beginning of their names; empty: all."""
     overrides: tuple[str, ...] = ()
     """Fields of the recipe, as a.b=c."""
     dtype: str | None = None
@@ -87,6 +87,8 @@ class Study(ABC):
 
     name: ClassVar[str]
     question: ClassVar[str]
+    uses: ClassVar[frozenset[str]] = frozenset({"run", "dtype"})
+    """Fields of `Setting` that not every study uses, and that this one does."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
