@@ -1,6 +1,7 @@
 """`langbridge study` and `langbridge diagnose`: why it works, and why it does not. Imports late, as `cli` does."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,8 +54,7 @@ def study(
     from langbridge.pretrained import quiet
 
     quiet()
-    place = f"quick/{name}" if quick else name
-    work = work or Path("runs/studies") / place
+    work = work or Path("runs/studies") / (f"quick/{name}" if quick else name)
     setting = Setting(
         out=out or (work / "result" if quick else Path("studies") / name),
         work=work,
@@ -72,7 +72,7 @@ def study(
         measure=_measures(measure),
     )
     _refuse_unused(name, setting, studies)
-    setting = dataclasses.replace(setting, command=_command(name, setting))
+    setting = dataclasses.replace(setting, command=_command(name, setting, out))
     with ProgressBar(name) as bar:
         page = conduct(studies[name](setting), bar.move_to)
     typer.echo(f"page: {page}")
@@ -122,24 +122,31 @@ def _measures(text: str) -> tuple[str, ...]:
     return tuple(name for name in MEASURES if name in asked or name == "transfer")
 
 
-def _command(name: str, setting: "Setting") -> str:
-    """Return the call as the page shows it: folders by their names, so that no machine's paths are written down."""
-    from langbridge.analyse.study import MEASURES
+def _command(name: str, setting: "Setting", out: Path | None) -> str:
+    """Return the call as the page shows it: it runs as written in the same folder, and has no path of this machine."""
+    from langbridge.analyse.study import MEASURES, Setting, shown_field, shown_path
 
-    seeds, only = ",".join(map(str, setting.seeds)), ",".join(setting.only)
-    folders = {"data": setting.data, "recipe": setting.recipe}
-    languages = ",".join(setting.languages) or None
-    values = {"languages": languages, "sentences": setting.sentences, "steps": setting.steps, "dtype": setting.dtype}
-    parts = ["langbridge study", name]
-    parts += ["--quick"] if setting.quick else []
-    parts += [f"--run {Path(setting.run).name}"] if setting.run != "embedded" else []
-    parts += [f"--{key} {value.name}" for key, value in folders.items() if value is not None]
-    parts += [f"--{key} {value}" for key, value in values.items() if value is not None]
-    parts += [f"--seeds {seeds}"] if seeds != "1,2,3" else []
-    parts += [f"--only '{only}'"] if only else []
-    parts += [f"--set {field}" for field in setting.overrides]
-    parts += [f"--measure {','.join(setting.measure)}"] if setting.measure != MEASURES else []
-    return " ".join(parts)
+    seeds = setting.seeds if setting.seeds != Setting.seeds else ()
+    paths = {
+        "out": out,
+        "run": Path(setting.run) if setting.run != Setting.run else None,
+        "data": setting.data,
+        "recipe": setting.recipe,
+    }
+    values = {
+        **{option: shown_path(path) for option, path in paths.items() if path is not None},
+        "languages": ",".join(setting.languages),
+        "sentences": setting.sentences,
+        "steps": setting.steps,
+        "dtype": setting.dtype,
+        "seeds": ",".join(map(str, seeds)),
+        "only": ",".join(setting.only),
+        "measure": ",".join(setting.measure) if setting.measure != MEASURES else None,
+    }
+    words = ["langbridge", "study", name, *(["--quick"] if setting.quick else [])]
+    words += [word for option, value in values.items() if value for word in (f"--{option}", str(value))]
+    words += [word for field in setting.overrides for word in ("--set", shown_field(field))]
+    return shlex.join(words)
 
 
 def diagnose(

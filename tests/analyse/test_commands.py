@@ -1,12 +1,15 @@
 """`langbridge study` and `langbridge diagnose` as a user meets them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from langbridge.analyse.study import Setting, fields_set
 from langbridge.cli import main
 from langbridge.data.parallel import sanity_set
+from langbridge.study_commands import _command, _seeds
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -66,6 +69,39 @@ def test_a_study_writes_where_it_is_called(
     text = page.read_text(encoding="utf-8")
     assert "`langbridge study told --quick --run tiny`" in text
     assert not (tmp_path / "studies").exists()  # a quick result is not for the repository
+
+
+def test_a_recorded_command_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Recipe and data were named without their folders, and what the shell takes apart was not quoted."""
+    monkeypatch.chdir(tmp_path)
+    outside = tmp_path.parent / "elsewhere"
+    setting = Setting(
+        out=Path("studies/long"),
+        work=Path("work"),
+        data=tmp_path / "sets" / "data",
+        recipe=Path("recipes/own one.yaml"),
+        only=("layer 10", "varied"),
+        seeds=(4,),
+        overrides=("bridge.layers=[11]", f"encoder.name={tmp_path / 'models/e5'}", f"language_model.name={outside}"),
+    )
+    written = _command("gap", setting, setting.out)
+    assert written == (
+        "langbridge study gap --out studies/long --data sets/data --recipe 'recipes/own one.yaml' --seeds 4 "
+        "--only 'layer 10,varied' --set 'bridge.layers=[11]' --set encoder.name=models/e5 "
+        "--set language_model.name=elsewhere"
+    )
+    assert _command("told", Setting(out=outside, work=outside, run=str(outside), data=outside), None) == (
+        "langbridge study told --run elsewhere --data elsewhere"
+    )
+    assert str(tmp_path.parent) not in json.dumps(fields_set(setting))
+    other = dataclasses.replace(setting, overrides=(f"language_model.name={outside / 'elsewhere'}",))
+    same = dataclasses.replace(setting, overrides=(f"language_model.name={outside}",))
+    assert fields_set(other)["set"] == fields_set(same)["set"]
+    assert fields_set(other) != fields_set(same)
+
+
+def test_seeds_are_trained_once() -> None:
+    assert _seeds("2, 1,2,01") == (2, 1)
 
 
 def test_a_diagnosis_is_printed_and_written(

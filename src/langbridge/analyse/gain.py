@@ -20,7 +20,7 @@ from langbridge.analyse.encoder_size import EncoderSize
 from langbridge.analyse.figures import Figure, bars, named_points, sheet
 from langbridge.analyse.grid import by_setting, unlearned
 from langbridge.analyse.representation import encoder_layers, tokenisation
-from langbridge.analyse.study import RESULT, Cell, Page, Setting, Study, data_name, read_study
+from langbridge.analyse.study import RESULT, Cell, Page, Setting, Study, data_name, fields_set, read_study
 from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
 from langbridge.errors import DataError
@@ -103,7 +103,7 @@ class Gain(Study):
             return {}
         ratios = hashlib.sha256(json.dumps(self._grid_ratios, sort_keys=True).encode()).hexdigest()[:16]
         recipe = self.setting.recipe or Path(EncoderSize.recipe)
-        return {"study encoder": ratios, "recipe": recipe.name, "set": list(self.setting.overrides)}
+        return {"study encoder": ratios, "recipe": recipe.name, **fields_set(self.setting)}
 
     def measure(self, cell: str) -> Cell:
         """Return transfer and neutrality by language for one encoder."""

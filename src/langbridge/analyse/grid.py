@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from langbridge.analyse.figures import Figure, bars, sheet
 from langbridge.analyse.measures import facts_accuracy, task_accuracy, transfer_measures
 from langbridge.analyse.medians import ONE_SEED, UNLEARNED, draw_gains, medians
-from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name
+from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name, fields_set
 from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config
 from langbridge.config import Recipe
 from langbridge.data.parallel import Parallel, sanity_set
@@ -112,7 +112,7 @@ class Grid(Study):
             "recipe": self.path.name,
             "steps": self.step_count,
             "data": data_name(self.setting),
-            "set": list(self.setting.overrides),
+            **fields_set(self.setting),
             **({"languages": ",".join(self.setting.languages)} if self.setting.languages else {}),
             **({} if self.development_times == 1 else {"development_times": self.development_times}),
             **({} if self.setting.measure == MEASURES else {"measured": ",".join(self.setting.measure)}),

@@ -134,6 +134,25 @@ def run_name(setting: Setting) -> str:
     return Path(setting.run).name
 
 
+def shown_path(path: Path) -> str:
+    """Return a path as a record has it: from the folder of the call, or the name alone of what lies outside."""
+    whole, here = path.expanduser().absolute(), Path.cwd()
+    return str(whole.relative_to(here)) if whole.is_relative_to(here) else whole.name
+
+
+def shown_field(field: str) -> str:
+    """Return a field of the recipe, as a.b=c, as a record has it."""
+    name, _, value = field.partition("=")
+    return f"{name}={shown_path(Path(value))}" if Path(value).is_absolute() else field
+
+
+def fields_set(setting: Setting) -> dict[str, Any]:
+    """Return for the set-up what was set of the recipe; a digest tells paths apart that are shown alike."""
+    fields, shown = list(setting.overrides), [shown_field(field) for field in setting.overrides]
+    digest = hashlib.sha256("\n".join(fields).encode()).hexdigest()[:16]
+    return {"set": shown} if shown == fields else {"set": shown, "paths": digest}
+
+
 def conduct(study: Study, progress: Progress = lambda text, done, total: None) -> Path:
     """Measure the cells that are missing, keep each at once, and return the page.
 
