@@ -24,7 +24,7 @@ from langbridge.analyse.study import RESULT, Cell, Page, Setting, Study, data_na
 from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
 from langbridge.errors import DataError
-from langbridge.evaluate.resources import pretraining, resource_class, resource_source
+from langbridge.evaluate.resources import corpus_size, pretraining
 from langbridge.evaluate.result import read_result
 from langbridge.evaluate.statistics import ROUNDS, interval
 from langbridge.generate import BridgedGenerator
@@ -151,7 +151,6 @@ class Gain(Study):
             **{name: round(value, 4) for name, value in vars(near).items()},
             "per_sentence": round(own.per_sentence / pivot.per_sentence, 4),
             "unknown": round(own.unknown, 4),
-            "class": resource_class(language),
             "seen": None if seen is None else language in seen[0],
         }
 
@@ -167,13 +166,14 @@ class Gain(Study):
                 + f"; neutrality on the first {self.count} sentences of each language of `{data_name(self.setting)}`, "
                 "mean-pooled states of the layer that the bridge reads, beside their English translations. Spearman's "
                 "rank correlation over languages; partial: of the ranks, once pieces per sentence (over English) and "
-                f"the resource class have been taken out by regression. Classes: {resource_source()}."
+                "the language's size in CC-100, the corpus of XLM-R, which the multilingual encoder descends from "
+                "(Conneau et al., ACL 2020, table 6), have been taken out by regression."
             ),
             result="\n\n".join([_table(rows), _across(rows, self._unlearned)]),
             interval=f"Bootstrap 95% over languages ({ROUNDS} rounds); of their means, over encoders, which are few.",
             limits=(
-                "Languages are not independent (families), and a correlation over them is no cause. The class stands "
-                "for the share in pretraining, which is not published for this encoder. Sentence pairs differ from "
+                "Languages are not independent (families), and a correlation over them is no cause. The encoder saw "
+                "more text after that corpus, which is not published by language. Sentence pairs differ from "
                 "language to language, so that both sides share the difficulty of the text. "
                 f"{len(rows)} encoders; the transfer of those of study `encoder` is of short trainings, one seed."
             ),
@@ -203,7 +203,8 @@ def partial_spearman(left: Numbers, right: Numbers, controls: Numbers) -> float:
 
 
 def _rows(cell: Cell) -> dict[str, dict[str, Any]]:
-    return {language: row for language, row in cell.items() if isinstance(row, dict)}
+    """Return what is known of each language, with what the pretraining corpus has of it."""
+    return {language: {**row, "size": corpus_size(language)} for language, row in cell.items() if isinstance(row, dict)}
 
 
 def _table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -226,9 +227,9 @@ def _correlations(
     draws = np.random.default_rng(0).integers(0, len(kept), (ROUNDS, len(kept)))
     rounds = [spearman(values[chosen], ratios[chosen]) for chosen in draws]
     whole = (spearman(values, ratios), *(float(end) for end in np.percentile(rounds, [2.5, 97.5])))
-    if measure == "per_sentence" or not all(row.get("class") is not None and "per_sentence" in row for row in kept):
+    if measure == "per_sentence" or not all("per_sentence" in row for row in kept):
         return whole, None  # type: ignore[return-value]
-    controls = np.array([[row["per_sentence"], row["class"]] for row in kept], dtype=np.float64)
+    controls = np.array([[row["per_sentence"], row["size"]] for row in kept], dtype=np.float64)
     rounds = [partial_spearman(values[chosen], ratios[chosen], controls[chosen]) for chosen in draws]
     ends = np.percentile(rounds, [2.5, 97.5])
     return whole, (partial_spearman(values, ratios, controls), float(ends[0]), float(ends[1]))  # type: ignore[return-value]

@@ -29,6 +29,11 @@ def resource_source() -> str:
     return str(_tables()["joshi"]["source"])
 
 
+def corpus_size(language: str) -> float:
+    """Return GiB of a language's text in CC-100, which XLM-R and its kin were pretrained on; 0 where there is none."""
+    return float(_tables()["encoders"]["XLM-R"]["gib"].get(language, 0.0))
+
+
 def pretraining(encoder: str) -> tuple[frozenset[str], str] | None:
     """Return (languages, source) of an encoder's pretraining, by its name; None where it is not known to us."""
     for table in _tables()["encoders"].values():
