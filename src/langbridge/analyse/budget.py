@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import ClassVar
+from itertools import pairwise, product
+from typing import Any, ClassVar
 
 import numpy as np
 
-from langbridge.analyse.figures import Figure, lines, sheet
-from langbridge.analyse.grid import Grid, by_setting, foreign, macro
+from langbridge.analyse.figures import Figure, sheet
+from langbridge.analyse.grid import Grid, by_setting, foreign, macro, unlearned
 from langbridge.analyse.study import Cell, Page
 
 SAMPLES = (100, 400, 1600, 6400, 25_600, 50_000)
@@ -86,20 +86,23 @@ class Budget(Grid):
     def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
         """Draw transfer against samples and the loss of the longest runs."""
         settings = by_setting(cells)
+        lost = unlearned(settings, self.base)
         figure, axes = sheet(3, width=4.0, height=3.8)
-        for start in STARTS:
-            for rate in RATES:
-                there = [n for n in SAMPLES if f"{start} {rate} {n}" in settings]
-                if not there:
-                    continue
-                own = [list(settings[f"{start} {rate} {n}"].values()) for n in there]
-                ratios = [float(np.mean([macro(c["test"]) for c in group])) for group in own]
-                nll = [float(np.mean([macro(foreign(c["nll_test"])) for c in group])) for group in own]
+        for number, (start, rate) in enumerate(product(STARTS, RATES)):
+            there = {n: settings[name] for n in SAMPLES if (name := f"{start} {rate} {n}") in settings}
+            if there:
+                ratios = {
+                    n: float(np.mean([macro(c["test"]) for c in own.values()]))
+                    for n, own in there.items()
+                    if f"{start} {rate} {n}" not in lost
+                }
+                nll = {n: float(np.mean([macro(foreign(c["nll_test"])) for c in o.values()])) for n, o in there.items()}
+                look: dict[str, Any] = {"color": f"C{number}", "label": f"{start}, {rate}"}
                 for one, values in zip(axes, (ratios, nll), strict=False):
-                    lines(one, {f"{start}, {rate}": (there, values)}, title="", x="", y="")
-                curve = next(iter(settings[f"{start} {rate} {there[-1]}"].values()))["losses"]
+                    one.plot(list(values), list(values.values()), marker="o", markersize=3.5, linewidth=1.4, **look)
+                curve = next(iter(there[max(there)].values()))["losses"]
                 points = ([max(1.0, step * BATCH) for step, _ in curve], [loss for _, loss in curve])
-                axes[2].plot(*points, label=f"{start}, {rate}", linewidth=1.0)
+                axes[2].plot(*points, linewidth=1.0, **look)
         for one, title, y in (
             (axes[0], "Transfer to test languages", "transfer ratio"),
             (axes[1], "Loss, test languages", "nats per token"),
@@ -109,12 +112,13 @@ class Budget(Grid):
             one.set_title(title, fontsize=10)
             one.set_xlabel("samples")
             one.set_ylabel(y)
-        axes[0].legend(fontsize=8, frameon=False)
+        axes[0].set_xlim(axes[1].get_xlim())
+        axes[1].legend(fontsize=8, frameon=False)
         return {
             "budget": (
                 figure,
-                "Left and middle: means over test languages and seeds; where English is not learned, as after a random "
-                "start, only the loss compares. Right: the longest run of each line.",
+                "Left and middle: means over test languages and seeds; left only where English was learned, as a ratio "
+                "says nothing elsewhere. Right: the longest run of each line.",
             )
         }
 

@@ -50,6 +50,8 @@ SENTENCES = 200
 FEWEST = 8
 """Languages that a correlation needs."""
 FEWEST_ENCODERS = 4
+CLOSE = 0.02
+"""Transfer ratios whose labels would lie on top of each other."""
 Numbers = NDArray[np.float64]
 
 
@@ -276,23 +278,31 @@ def _drawn(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     name, own = next(iter(rows.items()))
     places = {language: (row[BEST], row["ratio"]) for language, row in own.items()}
     named_points(axes[0], places, x=MEASURES[BEST], y="transfer ratio", title=name)
-    means = sorted(_means(rows).items(), key=lambda pair: pair[1][1])
-    for number, (encoder, (across, up)) in enumerate(means):
-        axes[1].scatter([across], [up], s=16, color="#4477aa")
-        left = bool(number % 2)  # neighbours have their names on different sides
+    for names, (across, up) in _close(_means(rows)).items():
         axes[1].annotate(
-            encoder.removeprefix(GRID_CELL),
+            ", ".join(dict.fromkeys(name.removeprefix(GRID_CELL) for name in names)),
             (across, up),
-            xytext=(-5 if left else 5, -3),
+            xytext=(-5, -3),
             textcoords="offset points",
             fontsize=7,
-            ha="right" if left else "left",
+            ha="right",
         )
-    axes[1].margins(x=0.2)
+    xs, ys = zip(*_means(rows).values(), strict=True)
+    axes[1].scatter(xs, ys, s=16, color="#4477aa")
+    axes[1].set_xlim(left=-0.35)  # for the names
     axes[1].set_xlabel(f"{MEASURES[BEST]}, mean")
     axes[1].set_ylabel("transfer ratio, mean")
     axes[1].set_title("encoders", fontsize=10)
     return figure
+
+
+def _close(places: Mapping[str, tuple[float, float]]) -> dict[tuple[str, ...], tuple[float, float]]:
+    """Return places by the names that share a label there, as names on top of each other cannot be read."""
+    found: dict[tuple[str, ...], tuple[float, float]] = {}
+    for name, (across, up) in sorted(places.items(), key=lambda pair: pair[1]):
+        near = next((names for names, place in found.items() if abs(place[1] - up) < CLOSE), ())
+        found[(*near, name)] = found.pop(near) if near else (across, up)
+    return found
 
 
 def _correlated(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
