@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import build
-from langbridge.analyse.alignment import alignment, cka, principal
+from langbridge.analyse.alignment import alignment, cka, principal, unrelated_distance
 from langbridge.analyse.neutrality import order
 from langbridge.analyse.probe import language_probe
 from langbridge.analyse.representation import encoder_layers, lm_states, soft_prompts, soft_vectors, tokenisation
@@ -22,6 +22,17 @@ def test_a_shift_is_seen_and_centring_takes_it_away() -> None:
     assert shifted.centred == 1.0
     assert shifted.cka == pytest.approx(1.0)
     assert shifted.apart == pytest.approx(20.0, rel=0.2)  # 16 dimensions: shift 80, spread about 4
+
+
+def test_the_distance_of_strangers_does_not_grow_when_sentences_are_few() -> None:
+    """Four sentences against forty: their plain means lie half a spread apart even when both are of one kind."""
+    torch.manual_seed(0)
+    english = torch.randn(40, 200)
+    near = [unrelated_distance(torch.randn(4, 200), english) for _ in range(20)]
+    assert np.mean(near) < 0.15
+    far = [unrelated_distance(torch.randn(size, 200) + 1, english) for size in (4, 400)]
+    assert far == pytest.approx([1.0, 1.0], abs=0.1)
+    assert unrelated_distance(english[:1], english) >= 0.0
 
 
 def test_cka_is_blind_to_rotation_and_zero_for_strangers() -> None:

@@ -87,6 +87,17 @@ def test_a_script_that_the_tokenizer_does_not_know() -> None:
     assert by_sign["sentences that find their translation among 4"].figure == 1.0
 
 
+@pytest.mark.parametrize("count", [4, 60])
+def test_without_translations_only_strangers_are_compared_with(count: int) -> None:
+    """The sanity set has 40 sentences: 60 of the user's own, or 4, are not rows beside it."""
+    texts = [f"one cat and {number} dogs" for number in range(count)]
+    found = language_signs(BridgedGenerator(build()), "xx", texts, [])
+    compared = [one for one in found if "English" in one.sign]
+    assert len(compared) == 2
+    assert all("weak hint" in one.sign for one in compared)
+    assert not any("translation (" in one.sign or "that find" in one.sign or "ratio" in one.sign for one in found)
+
+
 def test_everything_is_looked_at_in_turn(tiny_run: Path) -> None:
     generator = load(str(tiny_run), routing="off")
     told: list[str] = []
@@ -154,6 +165,15 @@ class TestEmbedded:
         assert "the encoder's tokenizer does not know this script" in found
         assert "the encoder does not understand this language" in found
         assert "scores are near random: nothing comes through" in found
+
+    def test_english_on_another_subject_is_not_kept_apart(self, shipped: BridgedGenerator) -> None:
+        """Sums lie 0.8 to 1.1 spreads from the sanity set's sentences, more than most languages from English."""
+        names = ("Anna", "Tom", "Lena", "Paul", "Mary", "John")
+        sums = [f"{name} has {n + 3} apples and buys {n * 7} more. How many are there?" for n, name in enumerate(names)]
+        assert troubles(language_signs(shipped, "eng", sums, [])) == set()
+        shifted = ["".join(chr(0x10400 + ord(c) % 60) if c.isalpha() else c for c in text) for text in sums]
+        found = troubles(language_signs(shipped, "dsrt", shifted, []))
+        assert "the encoder keeps these sentences apart from English ones" in found
 
     def test_an_encoder_whose_states_are_shuffled(self, shipped: BridgedGenerator) -> None:
         linear = shipped.model.bridge.linear

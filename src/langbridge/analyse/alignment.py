@@ -32,6 +32,22 @@ def alignment(vectors: Tensor, english: Tensor) -> Alignment:
     )
 
 
+def unrelated_distance(vectors: Tensor, english: Tensor) -> float:
+    """Return the distance between the means of vectors (sentences, dim) and of English ones (others, dim).
+
+    In spreads of the English sentences, as `Alignment.apart`, for sentences that are not each other's translations, of
+    any number: what the means differ by because few sentences were drawn is taken off.
+    """
+    shift = (vectors.mean(dim=0) - english.mean(dim=0)).pow(2).sum()
+    chance = _variance(vectors) / len(vectors) + _variance(english) / len(english)
+    return float(((shift - chance).clamp(min=0) / _variance(english).clamp(min=1e-12)).sqrt())
+
+
+def _variance(vectors: Tensor) -> Tensor:
+    """Return the mean squared distance of sentences from their mean, without bias."""
+    return (vectors - vectors.mean(dim=0)).pow(2).sum() / max(1, len(vectors) - 1)
+
+
 def hits(vectors: Tensor, english: Tensor) -> Tensor:
     """Tell for each row whether its nearest English row (cosine) is its own: (sentences,), bool."""
     near = torch.nn.functional.normalize(vectors, dim=1) @ torch.nn.functional.normalize(english, dim=1).T

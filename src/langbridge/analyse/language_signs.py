@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import Tensor
 
-from langbridge.analyse.alignment import alignment
+from langbridge.analyse.alignment import alignment, unrelated_distance
 from langbridge.analyse.representation import Tokenisation, encoder_layers, tokenisation
 from langbridge.analyse.verdict import Finding, judged
 from langbridge.data.parallel import sanity_set
@@ -25,6 +26,11 @@ UNSPACED = 8.0
 APART = 0.7
 """Distance of the mean state from English, in spreads of English sentences; languages seen much: 0.3 to 0.6, Quechua
 and Yoruba 0.7 to 0.8, an invented script 1.5."""
+APART_UNRELATED = 1.2
+"""The same from English that is not its translation, where the subject counts too: English news are 0.7 and sums 0.8 to
+1.1 away, Swahili news 0.8, Quechua and Yoruba ones 1.0, an invented script 1.5 to 1.7; only the last can be told."""
+HINT = "weak hint: not its translations"
+"""Said of a figure that other English was compared with."""
 LIKE = 0.45
 """CKA with the English translations; languages seen much: 0.6 to 0.8, Quechua 0.4, an invented script 0.15."""
 RETRIEVED = 0.5
@@ -36,14 +42,20 @@ RATIO = 0.3
 def language_signs(
     generator: BridgedGenerator, language: str, texts: Sequence[str], english: Sequence[str]
 ) -> list[Finding]:
-    """Look at a language's sentences; with their English translations more can be told."""
-    pivot = list(english) or sanity_set().sources[PIVOT][: len(texts)]
-    findings = [*_pretrained(generator, language), *_tokens(generator, language, texts, pivot, bool(english))]
-    findings += _states(generator, language, texts, pivot, translated=bool(english))
-    if english:
-        through, reference = compare(generator, texts, english), compare(generator, pivot, pivot)
-        findings += [_two_ways(language, through), _ratio(language, through, reference)]
-    return findings
+    """Look at a language's sentences; with their English translations, line by line, more can be told.
+
+    Without them (`english` is empty) the sanity set's English stands in, for what strangers can be compared by.
+    """
+    pivot = english or sanity_set().sources[PIVOT]
+    findings = [
+        *_pretrained(generator, language),
+        *_tokens(generator, language, texts, pivot, translated=bool(english)),
+    ]
+    if not english:
+        return [*findings, _unrelated(generator, language, texts, pivot)]
+    through, reference = compare(generator, texts, english), compare(generator, english, english)
+    findings += _states(generator, language, texts, english)
+    return [*findings, _two_ways(language, through), _ratio(language, through, reference)]
 
 
 def overview(
@@ -83,7 +95,7 @@ def _pretrained(generator: BridgedGenerator, language: str) -> list[Finding]:
 
 
 def _tokens(
-    generator: BridgedGenerator, language: str, texts: Sequence[str], english: Sequence[str], translated: bool
+    generator: BridgedGenerator, language: str, texts: Sequence[str], english: Sequence[str], *, translated: bool
 ) -> list[Finding]:
     own, pivot = tokenisation(generator, texts), tokenisation(generator, english)
     unit, figure = _fertility(own, pivot, texts, translated)
@@ -98,7 +110,7 @@ def _tokens(
             advice="What it does not know, no bridge can carry: transliterate, or choose another encoder.",
         ),
         judged(
-            sign=f"encoder pieces per {unit}, over English",
+            sign=f"encoder pieces per {unit}, over English" + ("" if translated else f" ({HINT})"),
             about=language,
             figure=figure,
             wanted=f"at most {PIECES[unit]}",
@@ -119,12 +131,9 @@ def _fertility(own: Tokenisation, pivot: Tokenisation, texts: Sequence[str], tra
     return "word", own.per_word / pivot.per_word
 
 
-def _states(
-    generator: BridgedGenerator, language: str, texts: Sequence[str], english: Sequence[str], *, translated: bool
-) -> list[Finding]:
-    layer = _layer(generator)
-    found = alignment(encoder_layers(generator, texts)[layer], encoder_layers(generator, english)[layer])
-    findings = [
+def _states(generator: BridgedGenerator, language: str, texts: Sequence[str], english: Sequence[str]) -> list[Finding]:
+    found = alignment(_read(generator, texts), _read(generator, english))
+    return [
         judged(
             sign="distance of the mean state from English, in spreads",
             about=language,
@@ -133,11 +142,23 @@ def _states(
             bad=found.apart > APART,
             trouble="the encoder keeps this language apart from English",
             advice="Its states are not language-neutral: another layer (bridge.layers), or another encoder.",
-        )
+        ),
+        _like(language, found.cka),
+        _found(language, found.centred, len(texts)),
     ]
-    if translated:
-        findings += [_like(language, found.cka), _found(language, found.centred, len(texts))]
-    return findings
+
+
+def _unrelated(generator: BridgedGenerator, language: str, texts: Sequence[str], english: Sequence[str]) -> Finding:
+    distance = unrelated_distance(_read(generator, texts), _read(generator, english))
+    return judged(
+        sign=f"distance of the mean state from English, in spreads ({HINT})",
+        about=language,
+        figure=distance,
+        wanted=f"at most {APART_UNRELATED}",
+        bad=distance > APART_UNRELATED,
+        trouble="the encoder keeps these sentences apart from English ones",
+        advice="The language or the subject may do that: give translations (--english) to know which.",
+    )
 
 
 def _like(language: str, cka: float) -> Finding:
@@ -164,10 +185,10 @@ def _found(language: str, centred: float, count: int) -> Finding:
     )
 
 
-def _layer(generator: BridgedGenerator) -> int:
-    """Return the layer that the bridge reads, the last of several."""
+def _read(generator: BridgedGenerator, texts: Sequence[str]) -> Tensor:
+    """Return pooled states of the layer that the bridge reads, the last of several: (sentences, width)."""
     encoder = generator.model.encoder
-    return max(encoder.layers) if encoder.layers else encoder.depth
+    return encoder_layers(generator, texts)[max(encoder.layers) if encoder.layers else encoder.depth]
 
 
 def _two_ways(language: str, through: Comparison) -> Finding:
