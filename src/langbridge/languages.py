@@ -1,5 +1,6 @@
 """Names, scripts and codes of the languages we meet. ISO 639-3 codes; two-letter codes are understood too."""
 
+import re
 from dataclasses import dataclass
 
 from langbridge.errors import DataError
@@ -44,9 +45,23 @@ _ALIASES = {"arb": "ara", "zho": "cmn", "ekk": "est", "swa": "swh", "fas": "pes"
 """Codes of other data sets -> ours; one code stands for the varieties of Quechua, whatever data set they come from."""
 
 
+_CODE = re.compile(r"([a-z]{2,3})(_[A-Z][a-z]{3})?")
+
+
 def our_code(text: str) -> str:
     """Return our code for a two- or three-letter one of a data set; codes unknown to us are kept."""
     return _ALIASES.get(text, _BY_SHORT.get(text, text))
+
+
+def any_code(text: str) -> str:
+    """Return our code for any language's two- or three-letter one, its script (`swh_Latn`) left out.
+
+    Codes unknown to us are kept; raises DataError for what is no language code.
+    """
+    found = _CODE.fullmatch(text)
+    if found is None:
+        raise DataError(f"{text!r} is no language code: wanted two or three small letters, such as sw or swh.")
+    return our_code(found[1])
 
 
 def code_of(text: str, known: list[str]) -> str:

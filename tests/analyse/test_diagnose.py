@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from conftest import build
 from langbridge.analyse.diagnose import Lines, examine, near_random
 from langbridge.analyse.language_signs import _above_chance, language_signs, overview
 from langbridge.analyse.run_signs import affinity, entropy, likeness, run_signs
-from langbridge.analyse.verdict import Finding
+from langbridge.analyse.verdict import Finding, print_findings
 from langbridge.checkpoint import LangBridge
 from langbridge.data.parallel import sanity_set
 from langbridge.errors import DataError
@@ -123,6 +124,7 @@ def test_lines_come_from_files_or_the_sanity_set(tmp_path: Path) -> None:
     text.write_text("a\nb\nc\nd\n", encoding="utf-8")
     english.write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
     assert Lines.read(None, text, None, 24) == Lines(language="quy", texts=("a", "b", "c", "d"))
+    assert Lines.read("quy_Latn", text, None, 24).language == "quy"
     with pytest.raises(DataError, match=r"4 lines and .* 5"):
         Lines.read("quy", text, english, 24)
     english.write_text("a\nb\nc\n", encoding="utf-8")
@@ -133,6 +135,29 @@ def test_lines_come_from_files_or_the_sanity_set(tmp_path: Path) -> None:
     assert len(Lines.read("sw", None, None, 6).english) == 6
     with pytest.raises(DataError, match="name that file too"):
         Lines.read("sw", None, english, 24)
+
+
+def test_a_file_is_named_after_its_language(tmp_path: Path) -> None:
+    """`sw.txt` was kept as `sw`, of which no table knows anything."""
+    for name in ("sw.txt", "lines.txt"):
+        (tmp_path / name).write_text("a\nb\nc\nd\n", encoding="utf-8")
+    assert Lines.read(None, tmp_path / "sw.txt", None, 24).language == "swh"
+    with pytest.raises(DataError, match=r"lines.txt does not name its language: give --language. 'lines' is no lang"):
+        Lines.read(None, tmp_path / "lines.txt", None, 24)
+    with pytest.raises(DataError, match="'Swahili' is no language code: wanted two or three small letters"):
+        Lines.read("Swahili", tmp_path / "sw.txt", None, 24)
+    with pytest.raises(DataError, match="'Swahili' is no language code"):
+        Lines.read("Swahili", None, None, 24)
+
+
+def test_what_is_not_known_of_pretraining_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """An encoder without a published list, or a language outside the tables, had no line at all."""
+    generator = BridgedGenerator(build())
+    first = language_signs(generator, "swh", ["one cat", "two dogs", "no no", "yes yes"], [])[0]
+    assert (first.figure, first.ok) == (None, True)
+    assert first.wanted == f"1; our tables have no list for {generator.model.recipe.encoder.name}"
+    print_findings([first], Console(width=200))
+    assert "not known" in capsys.readouterr().out
 
 
 def test_the_overview_has_a_line_for_each_language(tiny_run: Path) -> None:
@@ -165,6 +190,13 @@ class TestEmbedded:
         assert "the encoder's tokenizer does not know this script" in found
         assert "the encoder does not understand this language" in found
         assert "scores are near random: nothing comes through" in found
+
+    def test_a_language_outside_the_tables(self, shipped: BridgedGenerator) -> None:
+        known, unknown = (
+            language_signs(shipped, language, sanity_set().sources["swh"][:4], [])[0] for language in ("swh", "aym")
+        )
+        assert known.figure == 1.0
+        assert (unknown.figure, unknown.wanted) == (None, "1; our tables have no language 'aym'")
 
     def test_english_on_another_subject_is_not_kept_apart(self, shipped: BridgedGenerator) -> None:
         """Sums lie 0.8 to 1.1 spreads from the sanity set's sentences, more than most languages from English."""

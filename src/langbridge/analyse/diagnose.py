@@ -11,7 +11,7 @@ from langbridge.data.parallel import sanity_set
 from langbridge.errors import DataError
 from langbridge.evaluate.result import Result, read_results
 from langbridge.generate import BridgedGenerator
-from langbridge.languages import PIVOT, code_of, name_of, our_code
+from langbridge.languages import PIVOT, any_code, code_of, name_of
 
 CHANCE = {"xcopa": 0.5, "sib200": 1 / 7}
 """Accuracy of guessing, where a task has choices."""
@@ -30,7 +30,10 @@ class Lines:
 
     @classmethod
     def read(cls, language: str | None, text: Path | None, english: Path | None, limit: int) -> "Lines":
-        """Read sentences from files, or those of the sanity set; raises DataError."""
+        """Read sentences from files, or those of the sanity set; raises DataError.
+
+        `language`: its code; None: the name of the file `text` is one, and without it the whole run is looked at.
+        """
         if english is not None and text is None:
             raise DataError("--english holds translations of --text: name that file too.")
         if text is None:
@@ -49,7 +52,7 @@ class Lines:
         if translations and len(texts) != len(translations):
             raise DataError(f"{text} has {len(texts)} lines and {english} {len(translations)}; they must match.")
         return cls(
-            language=our_code(language) if language else text.stem,
+            language=any_code(language) if language else _named_by(text),
             texts=tuple(texts[:limit]),
             english=tuple(translations[:limit]),
             limit=limit,
@@ -103,14 +106,21 @@ def near_random(result: Result) -> list[Finding]:
 
 
 def _sanity_code(language: str) -> str:
-    known = sorted(code for code in sanity_set().sources if code != PIVOT)
+    code, known = any_code(language), sorted(code for code in sanity_set().sources if code != PIVOT)
     try:
-        return code_of(language, known)
+        return code_of(code, known)
     except DataError as error:
         raise DataError(
             f"the sanity set has no {language}: give its sentences with --text FILE, one a line, and their English "
             f"with --english FILE where you have it. It has {' '.join(known)}."
         ) from error
+
+
+def _named_by(text: Path) -> str:
+    try:
+        return any_code(text.stem)
+    except DataError as error:
+        raise DataError(f"{text} does not name its language: give --language. {error}") from error
 
 
 def _lines(path: Path) -> list[str]:

@@ -48,7 +48,7 @@ def language_signs(
     """
     pivot = english or sanity_set().sources[PIVOT]
     findings = [
-        *_pretrained(generator, language),
+        _pretrained(generator, language),
         *_tokens(generator, language, texts, pivot, translated=bool(english)),
     ]
     if not english:
@@ -76,22 +76,22 @@ def overview(
     return findings
 
 
-def _pretrained(generator: BridgedGenerator, language: str) -> list[Finding]:
-    seen = pretraining(generator.model.recipe.encoder.name)
+def _pretrained(generator: BridgedGenerator, language: str) -> Finding:
+    sign, encoder = "seen by the encoder in pretraining (1 = yes)", generator.model.recipe.encoder.name
+    seen = pretraining(encoder)
     if seen is None or language not in LANGUAGES:
-        return []
+        missing = f"list for {encoder}" if seen is None else f"language {language!r}"
+        return Finding(sign=sign, about=language, figure=None, wanted=f"1; our tables have no {missing}")
     unseen = language not in seen[0]
-    return [
-        judged(
-            sign="seen by the encoder in pretraining (1 = yes)",
-            about=language,
-            figure=0.0 if unseen else 1.0,
-            wanted="1",
-            bad=unseen,
-            trouble="the encoder has not seen this language",
-            advice=f"Choose an encoder that has ({seen[1]}).",
-        )
-    ]
+    return judged(
+        sign=sign,
+        about=language,
+        figure=0.0 if unseen else 1.0,
+        wanted="1",
+        bad=unseen,
+        trouble="the encoder has not seen this language",
+        advice=f"Choose an encoder that has ({seen[1]}).",
+    )
 
 
 def _tokens(

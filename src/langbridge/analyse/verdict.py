@@ -20,7 +20,8 @@ class Finding:
     """What was measured."""
     about: str
     """`run`, or the language it was measured on."""
-    figure: float
+    figure: float | None
+    """None: not known."""
     wanted: str
     """The threshold, in words."""
     trouble: str = ""
@@ -43,7 +44,10 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     """Print all signs, then each trouble with what to do."""
     table = Table("", "about", "sign", "figure", "wanted")
     for found in findings:
-        table.add_row("ok" if found.ok else "BAD", found.about, found.sign, f"{found.figure:.2f}", found.wanted)
+        if found.figure is None:
+            table.add_row("?", found.about, found.sign, "not known", found.wanted)
+        else:
+            table.add_row("ok" if found.ok else "BAD", found.about, found.sign, f"{found.figure:.2f}", found.wanted)
     console.print(table)
     troubles = [found for found in findings if not found.ok]
     for found in troubles:
