@@ -2,7 +2,9 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,15 +110,58 @@ def test_everything_is_looked_at_in_turn(tiny_run: Path) -> None:
     assert told == ["looking at the run in English", "looking at Swahili"]
 
 
-def test_recorded_results_near_guessing_are_named() -> None:
-    def figure(value: float, low: float) -> dict[str, object]:
-        return {"accuracy": {"bridge": {"answer": {"value": value, "ci95": [low, value + 0.1]}}}}
+def accuracy(value: float, low: float, **more: float) -> dict[str, object]:
+    """A recorded row of a benchmark."""
+    return {"accuracy": {"bridge": {"answer": {"value": value, "ci95": [low, value + 0.1]}}}, **more}
 
-    rows = {"swh": figure(0.7, 0.62), "quy": figure(0.52, 0.47)}
-    found = near_random({"task": "xcopa", "rules": ["answer"], "languages": rows})
+
+def benchmark(task: str, **rows: dict[str, object]) -> dict[str, Any]:
+    return {"task": task, "rules": ["answer"], "languages": rows, "run": {"name": "tiny"}}
+
+
+def test_recorded_results_near_guessing_are_named() -> None:
+    found = near_random(benchmark("xcopa", swh=accuracy(0.7, 0.62), quy=accuracy(0.52, 0.47)), "runs/mine")
     assert [(one.about, one.ok) for one in found] == [("swh", True), ("quy", False)]
     transfer = {"task": "transfer", "languages": {"quy": {"transfer_ratio": 0.02, "ci95": [-0.03, 0.07]}}}
-    assert troubles(near_random(transfer)) == {"scores like guessing"}
+    assert troubles(near_random(transfer, "runs/mine")) == {"scores are near random"}
+
+
+def test_always_the_commonest_answer_is_guessing() -> None:
+    """A quarter of SIB-200 is of one topic: 0.25, from 0.19, passed for better than a choice among seven."""
+    always, better = accuracy(0.25, 0.19), accuracy(0.31, 0.26)
+    found = near_random(benchmark("sib200", swh=always, deu=better, kat={**better, "commonest": 0.27}), "runs/mine")
+    assert [one.ok for one in found] == [False, True, False]
+    assert [one.wanted[-6:] for one in found] == ["(0.25)", "(0.25)", "(0.27)"]
+    numbers = near_random(benchmark("mgsm", swh=accuracy(0.02, 0.004, commonest=0.02)), "runs/mine")
+    assert numbers[0].ok  # where there is nothing to choose from, guessing is right never
+
+
+def test_advice_is_a_command_that_works(tmp_path: Path) -> None:
+    """`--language quy` alone was advised, and refused."""
+    weak = accuracy(0.1, 0.1)
+    rows = {"swh": weak, "quy": weak, "cmn_Hans": weak, "eng": weak}
+    found = {one.about: one.advice for one in near_random(benchmark("xcopa", **rows), "runs/my own")}
+    assert found["eng"] == "See whether the signs of the run are well."
+    for language, code in (("swh", "swh"), ("quy", "quy"), ("cmn_Hans", "cmn")):
+        name, run, *options = shlex.split(found[language].split("`")[1])[1:]
+        assert (name, run) == ("diagnose", "runs/my own")
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        text = tmp_path / given["--text"] if "--text" in given else None
+        if text is not None:
+            text.write_text("a\nb\nc\nd\n", encoding="utf-8")
+        assert Lines.read(given["--language"], text, None, 24).language == code
+
+
+def test_only_the_asked_language_is_looked_up(tiny_run: Path, tmp_path: Path) -> None:
+    """Rows of all languages were printed whichever was asked for."""
+    path = tmp_path / "sib200.json"
+    path.write_text(json.dumps(benchmark("sib200", deu=accuracy(0.2, 0.1), swh=accuracy(0.2, 0.1))), encoding="utf-8")
+    generator = load(str(tiny_run), routing="off")
+    found = examine(generator, str(tiny_run), Lines.read("sw", None, None, 4), [path])
+    assert {one.about for one in found} == {"run", "swh"}
+    assert found[-1].advice == "See whether the signs above are well."
+    with pytest.raises(DataError, match="--results hold nothing of kat, only of deu swh: evaluate it, or leave"):
+        examine(generator, str(tiny_run), Lines.read("ka", None, None, 4), [path])
 
 
 def test_lines_come_from_files_or_the_sanity_set(tmp_path: Path) -> None:

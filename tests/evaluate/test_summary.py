@@ -126,6 +126,18 @@ def test_parts_and_cut_off_answers_are_counted() -> None:
     assert [item["bridge"]["right"] for item in found["languages"]["eng"]["items"]] == [True, False, True]
 
 
+def test_one_answer_for_all_is_counted_in_each_part() -> None:
+    """What a system reaches that reads nothing: two of three here and one of two there."""
+    bridge = answered({"eng": [1] * 5}, Bbh(setup=Setup()))
+    for record, (group, reference) in zip(
+        bridge.records["eng"],
+        [("navigate", "No"), ("navigate", "No"), ("navigate", "Yes"), ("snarks", "(A)"), ("snarks", "(B)")],
+        strict=True,
+    ):
+        record |= {"group": group, "reference": reference}
+    assert summarise(bridge.task, {"bridge": bridge}, "x")["languages"]["eng"]["commonest"] == 0.6
+
+
 def test_what_is_known_of_languages() -> None:
     assert {resource_class(code) for code in LANGUAGES} == {1, 2, 3, 4, 5}
     assert resource_class("xyz") is None

@@ -1,20 +1,22 @@
 """Why does this run, or this language of it, do badly? Signs in the order of the path: text, encoder, bridge, LM."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from langbridge.analyse.language_signs import language_signs, overview
 from langbridge.analyse.run_signs import facts_signs, run_signs
-from langbridge.analyse.verdict import Finding
+from langbridge.analyse.verdict import Finding, judged
 from langbridge.data.parallel import sanity_set
 from langbridge.errors import DataError
 from langbridge.evaluate.result import Result, read_results
 from langbridge.generate import BridgedGenerator
 from langbridge.languages import PIVOT, any_code, code_of, name_of
 
-CHANCE = {"xcopa": 0.5, "sib200": 1 / 7}
-"""Accuracy of guessing, where a task has choices."""
+GUESSED = {"bbh": 0.371, "sib200": 51 / 204, "xcopa": 0.5}
+"""Accuracy of always giving the commonest right answer on the whole test split, where a task has choices; choosing at
+random is never better there. A result that was recorded with its own share (`commonest`) is held against that."""
 Note = Callable[[str], None]
 
 
@@ -62,8 +64,17 @@ class Lines:
 def examine(
     generator: BridgedGenerator, run: str, lines: Lines, results: Sequence[Path], *, progress: Note = lambda what: None
 ) -> list[Finding]:
-    """Look at the run in English, then at a language, or at all of the sanity set, then at recorded results."""
-    recorded = [finding for result in read_results(list(results)) for finding in near_random(result)]
+    """Look at the run in English, then at a language, or at all of the sanity set, then at recorded results.
+
+    Raises DataError where `results` hold nothing of the language.
+    """
+    read = read_results(results)
+    recorded = [finding for result in read for finding in near_random(result, run, lines.language)]
+    if lines.language and results and not recorded:
+        known = sorted({language for result in read for language in result["languages"]})
+        raise DataError(
+            f"--results hold nothing of {lines.language}, only of {' '.join(known)}: evaluate it, or leave them out."
+        )
     progress("looking at the run in English")
     findings = run_signs(generator, run, sanity_set().sources[PIVOT][: lines.limit])
     findings += facts_signs(generator)
@@ -75,34 +86,53 @@ def examine(
     return findings + recorded
 
 
-def near_random(result: Result) -> list[Finding]:
-    """Return a finding for each language of a recorded result whose interval reaches down to guessing."""
+def near_random(result: Result, run: str, asked: str = "") -> list[Finding]:
+    """Return a finding for each language of a recorded result: does its interval reach down to guessing?
+
+    `asked`: only that language. `run` is what the advice names.
+    """
     findings = []
-    for language, row in result["languages"].items():
-        if result["task"] == "transfer":
-            value, low, floor, sign = row["transfer_ratio"], row["ci95"][0], 0.0, "transfer ratio"
-        elif result["task"] == "facts":
-            value, low, floor, sign = row["bridged"], row["ci95"][0], 0.0, "facts"
-        else:
-            figure = row["accuracy"]["bridge"][result["rules"][0]]
-            value, low, floor, sign = (
-                figure["value"],
-                figure["ci95"][0],
-                CHANCE.get(result["task"], 0.0),
-                result["task"],
-            )
-        random = low <= floor
+    for name, row in result["languages"].items():
+        language = any_code(name)
+        if asked and language != asked:
+            continue
+        sign, value, low, floor = _recorded(result, row)
         findings.append(
-            Finding(
+            judged(
                 sign=f"recorded {sign}",
-                about=language,
+                about=name,
                 figure=value,
                 wanted=f"interval above guessing ({floor:.2f})",
-                trouble="scores like guessing" if random else "",
-                advice=f"Ask what else is wrong: `langbridge diagnose RUN --language {language}`." if random else "",
+                bad=low <= floor,
+                trouble="scores are near random",
+                advice=_next(run, language, asked),
             )
         )
     return findings
+
+
+def _recorded(result: Result, row: Result) -> tuple[str, float, float, float]:
+    """Return (sign, value, low end of its interval, what guessing reaches) of a language's row."""
+    task = result["task"]
+    if task == "transfer":
+        return "transfer ratio", row["transfer_ratio"], row["ci95"][0], 0.0
+    if task == "facts":
+        return task, row["bridged"], row["ci95"][0], 0.0
+    figure = row["accuracy"]["bridge"][result["rules"][0]]
+    floor = row.get("commonest", GUESSED[task]) if task in GUESSED else 0.0
+    return task, figure["value"], figure["ci95"][0], floor
+
+
+def _next(run: str, language: str, asked: str) -> str:
+    """Return what to look at next: a command that works, or signs that are already there."""
+    if asked:
+        return "See whether the signs above are well."
+    if language == PIVOT:
+        return "See whether the signs of the run are well."
+    command = f"langbridge diagnose {shlex.quote(run)} --language {language}"
+    if language in sanity_set().sources:
+        return f"Ask what else is wrong: `{command}`."
+    return f"Ask what else is wrong, with sentences of it in a file, one a line: `{command} --text {language}.txt`."
 
 
 def _sanity_code(language: str) -> str:

@@ -1,5 +1,6 @@
 """From verdicts to numbers: accuracies, averages and gaps, each with its interval, and comparisons with baselines."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,7 @@ def summarise(task: Task, answered: dict[str, Answered], encoder: str) -> Result
     rows = {
         language: {
             "examples": len(answered[BRIDGE].records[language]),
+            "commonest": _commonest(answered[BRIDGE].records[language]),
             **_row(verdicts, [language], draws),
             **_notes(answered, language),
             "items": _items(task, answered, language),
@@ -185,6 +187,14 @@ def _parts(records: dict[str, list[Record]], rules: Sequence[str]) -> Result:
         }
         for language, groups_found in found.items()
     }
+
+
+def _commonest(records: Sequence[Record]) -> float:
+    """Return the share that one answer to all items of a part has right: what a system reaches that reads nothing."""
+    parts: dict[str, Counter[str]] = {}
+    for record in records:
+        parts.setdefault(record.get("group", ""), Counter())[record["reference"]] += 1
+    return round(sum(max(part.values()) for part in parts.values()) / len(records), 4)
 
 
 def _notes(answered: dict[str, Answered], language: str) -> Result:
