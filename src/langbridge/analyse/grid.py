@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
-from langbridge.analyse.measures import facts_accuracy, task_accuracy, transfer_measures
+from langbridge.analyse.measures import COMMONEST, ITEMS, facts_accuracy, task_accuracy, transfer_measures
 from langbridge.analyse.medians import ONE_SEED, UNLEARNED, draw_gains, medians
 from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name, fields_set
 from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config
@@ -214,6 +214,7 @@ class Grid(Study):
                 f"`{data_name(self.setting)}`. In brackets: the difference from `{self.base}`, seed by seed. Losses "
                 "are nats per token of the same English references: a ratio rises, too, where English itself is "
                 "learned less well, the loss of the test languages does not fall then."
+                f"{self.asked(cells)}"
             ),
             result=self.table(cells),
             interval=(
@@ -227,6 +228,24 @@ class Grid(Study):
             ).strip(),
             figures=self.figures(cells),
         )
+
+    def asked(self, cells: Mapping[str, Cell]) -> str:
+        """Return what the columns of facts and benchmarks are, where there are any."""
+        cell, told = next(iter(cells.values())), ""
+        if "facts" in cell:
+            own = [language for language in cell["facts"] if language in DEVELOPMENT]
+            told += (
+                f" Facts: mean share of right answers to the sanity set's questions in {len(cell['facts'])} languages"
+                f"{f', {len(own)} of them development languages' if own else ''}."
+            )
+        if there := [task for task in TASKS if task in cell]:
+            counts = ", ".join(f"{task} {len(cell[task])} languages" for task in there)
+            floors = ", ".join(f"{task} {COMMONEST[task]:.2f}" for task in there)
+            told += (
+                f" Benchmarks: mean accuracy on the first {ITEMS} test items ({counts}); always the commonest of their "
+                f"answers: {floors}."
+            )
+        return told
 
     def figures(self, cells: Mapping[str, Cell]) -> dict[str, tuple[Figure, str]]:
         """Draw the mean transfer ratio of the test languages by setting."""
