@@ -170,6 +170,7 @@ def test_the_gap_is_judged_on_what_development_languages_choose(quick: Callable[
     assert "Chosen on the development languages among those with the steps of `plain linear`: `varied`" in text
     assert "+0.070 (+0.070 to +0.070)" in text.splitlines()[-1]
     assert "does not reach the aim of +0.08" in text
+    assert text.endswith("Losses, English and test languages: 0.80 and 1.43, against 0.80 and 1.50.")
     assert "| layer 11 | 1 | 0.700 | +0.200 (+0.200 to +0.200) | 1 of 1 |" in text
     assert "One seed each" in text
     twice = {**cells, "plain linear, seed 2": cell(0.5, 0.3), "varied, seed 2": cell(0.6, 0.47)}

@@ -9,13 +9,14 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from langbridge.analyse.contrast import Contrast
-from langbridge.analyse.grid import Grid, by_setting, development, unlearned
+from langbridge.analyse.grid import Grid, by_setting, development, foreign, macro, unlearned
 from langbridge.analyse.medians import by_seed, median_gain
 from langbridge.analyse.p3 import PLACE, paraphrases, read_p3
 from langbridge.analyse.representation import encoder_layers
 from langbridge.analyse.study import Cell
 from langbridge.data.parallel import Parallel, sanity_set
 from langbridge.generate import BridgedGenerator
+from langbridge.languages import PIVOT
 from langbridge.transfer import compare
 
 BARE = (
@@ -192,8 +193,15 @@ class Gap(Grid):
         reached = "reaches" if gain >= (self.wanted or 0) else "does not reach"
         return (
             f"{told}; the median ratio of the test languages is {gain:+.3f} ({low:+.3f} to {high:+.3f}) from that of "
-            f"`{base}`, which {reached} the aim of +{self.wanted}."
+            f"`{base}`, which {reached} the aim of +{self.wanted}. Losses, English and test languages: "
+            f"{losses(rows[chosen])}, against {losses(rows[base])}."
         )
+
+
+def losses(own: Mapping[int, Cell]) -> str:
+    """Return the English loss and that of the test languages, means over seeds, in nats per token."""
+    found = [(cell["nll_test"][PIVOT], macro(foreign(cell["nll_test"]))) for cell in own.values()]
+    return " and ".join(f"{sum(side) / len(side):.2f}" for side in zip(*found, strict=True))
 
 
 def ending(text: Parallel) -> Parallel:
