@@ -85,7 +85,7 @@ def key(figure: Figure, languages: Sequence[str]) -> None:
         matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour(language), label=name)
         for name, language in sorted(first.items())
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=min(10, len(marks)), fontsize=8, frameon=False)
+    figure.legend(handles=marks, loc="outside lower center", ncols=min(6, len(marks)), fontsize=8, frameon=False)
 
 
 def lines(
