@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from langbridge.analyse.figures import Figure, sheet
 from langbridge.analyse.grid import Grid, by_setting, foreign, macro, unlearned
-from langbridge.analyse.study import Cell, Page
+from langbridge.analyse.study import Cell
 
 SAMPLES = (100, 400, 1600, 6400, 25_600, 50_000)
 BATCH = 32
@@ -51,11 +50,10 @@ class Budget(Grid):
         "of the training loss of the longest run of each line, which is logged every ten steps."
     )
 
-    def page(self, cells: Mapping[str, Cell]) -> Page:
-        """Say what decides the steps here."""
-        found = super().page(cells)
-        stated = f" for {self.step_count} steps unless its name says otherwise,"
-        return replace(found, method=found.method.replace(stated, " on the samples that its name says,"))
+    @property
+    def length(self) -> str:
+        """How long a cell is trained, for the page."""
+        return "on the samples that its name says"
 
     def table(self, cells: Mapping[str, Cell]) -> str:
         """Add how the loss of each line's longest run falls, doubling by doubling."""

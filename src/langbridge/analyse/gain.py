@@ -19,7 +19,7 @@ from langbridge.analyse.alignment import alignment
 from langbridge.analyse.encoder_size import EncoderSize
 from langbridge.analyse.figures import Figure, bars, named_points, sheet
 from langbridge.analyse.grid import by_setting, unlearned
-from langbridge.analyse.representation import encoder_layers, tokenisation
+from langbridge.analyse.representation import encoder_layers, layer_read, tokenisation
 from langbridge.analyse.study import RESULT, Cell, Page, Setting, Study, data_name, fields_set, read_study
 from langbridge.checkpoint import LangBridge
 from langbridge.config import Recipe
@@ -145,7 +145,7 @@ class Gain(Study):
 
     def _neutrality(self, generator: BridgedGenerator, language: str) -> dict[str, Any]:
         texts, english = self.text.sources[language][: self.count], self.text.references(language)[: self.count]
-        layer = max(generator.model.encoder.layers) if generator.model.encoder.layers else -1
+        layer = layer_read(generator)
         near = alignment(encoder_layers(generator, texts)[layer], encoder_layers(generator, english)[layer])
         own, pivot = tokenisation(generator, texts), tokenisation(generator, english)
         seen = pretraining(generator.model.recipe.encoder.name)

@@ -194,11 +194,11 @@ class Gap(Grid):
         return (
             f"{told}; the median ratio of the test languages is {gain:+.3f} ({low:+.3f} to {high:+.3f}) from that of "
             f"`{base}`, which {reached} the aim of +{self.wanted}. Losses, English and test languages: "
-            f"{losses(rows[chosen])}, against {losses(rows[base])}."
+            f"{both_losses(rows[chosen])}, against {both_losses(rows[base])}."
         )
 
 
-def losses(own: Mapping[int, Cell]) -> str:
+def both_losses(own: Mapping[int, Cell]) -> str:
     """Return the English loss and that of the test languages, means over seeds, in nats per token."""
     found = [(cell["nll_test"][PIVOT], macro(foreign(cell["nll_test"]))) for cell in own.values()]
     return " and ".join(f"{sum(side) / len(side):.2f}" for side in zip(*found, strict=True))

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from langbridge.analyse.figures import Figure, bars, sheet
 from langbridge.analyse.measures import COMMONEST, ITEMS, facts_accuracy, task_accuracy, transfer_measures
-from langbridge.analyse.medians import ONE_SEED, UNLEARNED, draw_gains, medians
+from langbridge.analyse.medians import draw_gains, medians, shades
 from langbridge.analyse.study import MEASURES, Cell, Page, Setting, Study, data_name, fields_set
 from langbridge.checkpoint import CONFIG, METADATA, WEIGHTS, LangBridge, read_config
 from langbridge.config import Recipe
@@ -127,6 +127,11 @@ class Grid(Study):
         """Steps of a cell, unless its setting says otherwise."""
         return self.setting.steps or (4 if self.setting.quick else self.steps)
 
+    @property
+    def length(self) -> str:
+        """How long a cell is trained, for the page."""
+        return f"for {self.step_count} steps unless its name says otherwise"
+
     def fields(self, name: str) -> Sequence[str]:
         """Return the fields of one setting; a study may write files for it first."""
         return self.settings[name]
@@ -207,8 +212,8 @@ class Grid(Study):
         """Table all settings, and draw transfer to the test languages."""
         return Page(
             method=(
-                f"{self.about} Each bridge is trained on English alone by `{self.path.name}` for {self.step_count} "
-                "steps unless its name says otherwise, and measured by the mean transfer ratio over the development "
+                f"{self.about} Each bridge is trained on English alone by `{self.path.name}` {self.length}, "
+                "and measured by the mean transfer ratio over the development "
                 f"languages ({', '.join(DEVELOPMENT)}; first {self.counts['development']} sentences each) and over "
                 f"{len(next(iter(cells.values()))['test'])} test languages ({self.counts['test']} each) of "
                 f"`{data_name(self.setting)}`. In brackets: the difference from `{self.base}`, seed by seed. Losses "
@@ -256,16 +261,16 @@ class Grid(Study):
             mean, half = over_seeds([macro(cell["test"]) for cell in own.values()])
             shown[name] = (mean, mean - half, mean + half)
         lost = unlearned(rows, self.base)
-        colours = {name: ONE_SEED for name, own in rows.items() if len(own) < 2} | dict.fromkeys(lost, UNLEARNED)
+        colours = shades(rows, lost)
         bars(axes, shown, title="Mean transfer ratio, test languages", x="transfer ratio", colours=colours)
-        shades = "Pale: one seed. Grey: English itself was not learned, so that a ratio says nothing."
-        caption = f"Bars: mean over languages and seeds; lines: 95% interval over seeds. {shades}"
+        told = "Pale: one seed. Grey: English itself was not learned, so that a ratio says nothing."
+        caption = f"Bars: mean over languages and seeds; lines: 95% interval over seeds. {told}"
         drawn = {"transfer": (figure, caption)}
         if self.base in rows and len(rows) > 1:
             drawn["medians"] = (
-                draw_gains(rows, self.base, unlearned=lost, wanted=self.wanted),
+                draw_gains(rows, self.base, colours=colours, wanted=self.wanted),
                 f"Median over test languages, its difference from `{self.base}`; lines: 95% interval over languages "
-                f"and seeds{'; dotted: the aim' if self.wanted else ''}. {shades}",
+                f"and seeds{'; dotted: the aim' if self.wanted else ''}. {told}",
             )
         return drawn
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from langbridge.analyse.alignment import alignment, unrelated_distance
-from langbridge.analyse.representation import Tokenisation, encoder_layers, tokenisation
+from langbridge.analyse.representation import Tokenisation, encoder_layers, layer_read, tokenisation
 from langbridge.analyse.verdict import Finding, judged
 from langbridge.data.parallel import sanity_set
 from langbridge.evaluate.resources import pretraining
@@ -187,8 +187,7 @@ def _found(language: str, centred: float, count: int) -> Finding:
 
 def _read(generator: BridgedGenerator, texts: Sequence[str]) -> Tensor:
     """Return pooled states of the layer that the bridge reads, the last of several: (sentences, width)."""
-    encoder = generator.model.encoder
-    return encoder_layers(generator, texts)[max(encoder.layers) if encoder.layers else encoder.depth]
+    return encoder_layers(generator, texts)[layer_read(generator)]
 
 
 def _two_ways(language: str, through: Comparison) -> Finding:

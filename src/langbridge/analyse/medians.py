@@ -50,19 +50,22 @@ def by_chance(own: Mapping[int, Cell], base: str) -> str:
 
 
 def draw_gains(
-    rows: Mapping[str, Mapping[int, Cell]], base: str, *, unlearned: Collection[str] = (), wanted: float | None = None
+    rows: Mapping[str, Mapping[int, Cell]], base: str, *, colours: Mapping[str, str], wanted: float | None = None
 ) -> Figure:
     """Draw what each setting raises the median ratio of `base` by, with its interval; `wanted`: an aim."""
     first = by_seed(rows[base])
     gains = {name: median_gain(by_seed(own), first) for name, own in rows.items() if name != base}
     figure, (axes,) = sheet(width=6.2, height=1.2 + 0.3 * len(gains))
-    colours = {name: ONE_SEED for name, own in rows.items() if len(own) < 2}
-    colours |= dict.fromkeys(unlearned, UNLEARNED)
     bars(axes, gains, title=f"Median transfer ratio against {base}", x="difference of medians", colours=colours)
     axes.axvline(0, color=INK, linewidth=0.8)
     if wanted is not None:
         axes.axvline(wanted, color=INK, linewidth=0.8, linestyle=":")
     return figure
+
+
+def shades(rows: Mapping[str, Mapping[int, Cell]], unlearned: Collection[str]) -> dict[str, str]:
+    """Return the colours of settings that are less than they seem: of one seed, and through which nothing came."""
+    return {name: ONE_SEED for name, own in rows.items() if len(own) < 2} | dict.fromkeys(unlearned, UNLEARNED)
 
 
 def by_seed(own: Mapping[int, Cell]) -> Ratios:

@@ -16,7 +16,16 @@ from torch import Tensor
 from langbridge.analyse.alignment import alignment, principal
 from langbridge.analyse.figures import Axes, Figure, key, label, lines, points, sheet
 from langbridge.analyse.probe import language_probe
-from langbridge.analyse.representation import BRIDGE, LM, PLAIN, encoder_layers, lm_states, soft_prompts, tokenisation
+from langbridge.analyse.representation import (
+    BRIDGE,
+    LM,
+    PLAIN,
+    encoder_layers,
+    layer_read,
+    lm_states,
+    soft_prompts,
+    tokenisation,
+)
 from langbridge.analyse.study import Cell, Page, Setting, Study
 from langbridge.data.parallel import Parallel, sanity_set
 from langbridge.evaluate.statistics import interval
@@ -105,14 +114,13 @@ class Neutrality(Study):
             for view, part in (("LM alone", plain), ("LM with bridge", bridged)):
                 maps[f"{view}, axes of {fit_on}"] = _placed(part, fit, names, sizes)
         maps["soft prompt, its own axes"] = _placed(soft, soft, names, sizes)
-        encoder = self.generator.model.encoder
         return {
             "probes": probes,
             "maps": maps,
             "chance": round(1 / len(names), 4),
             "text": text.name,
             "sentences": max(sizes),
-            "read": list(encoder.layers or (encoder.depth,)),
+            "read": layer_read(self.generator),
         }
 
     def page(self, cells: Mapping[str, Cell]) -> Page:
@@ -129,7 +137,7 @@ class Neutrality(Study):
                 "same in each: the maps, and the accuracy of a linear language classifier, five folds that share no "
                 f"sentence (chance {joint['chance']:.1%}). The LM reads the text alone, without a template; its last "
                 "layer is pooled without the boundary. The bridge reads encoder layer "
-                f"{', '.join(map(str, joint['read']))}."
+                f"{joint['read']}."
             ),
             result=self._table(rows, joint),
             interval=(
@@ -146,7 +154,7 @@ class Neutrality(Study):
                 "layers": (
                     _layers(rows, joint),
                     "Mean over languages at each encoder layer, then behind the bridge, which reads layer "
-                    f"{', '.join(map(str, joint['read']))}; apart from the line, the LM that reads the text itself.",
+                    f"{joint['read']}; apart from the line, the LM that reads the text itself.",
                 ),
                 "maps": (
                     _maps(joint),
@@ -263,7 +271,7 @@ def _maps(joint: Cell) -> Figure:
 
 def _by_language(rows: Mapping[str, Any], joint: Cell) -> Figure:
     figure, (axes,) = sheet(width=4.6, height=1.4 + 0.19 * len(rows))
-    shown = [f"layer {max(joint['read'])}", *VIEWS]
+    shown = [f"layer {joint['read']}", *VIEWS]
     names = sorted(rows, key=lambda language: rows[language][shown[0]]["retrieval"])
     grid = np.array([[rows[language][view]["retrieval"] for view in shown] for language in names])
     picture = axes.imshow(grid, cmap="Blues", vmin=0, vmax=1, aspect="auto")

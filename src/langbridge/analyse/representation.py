@@ -46,6 +46,12 @@ def pooled(states: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
+def layer_read(generator: BridgedGenerator) -> int:
+    """Return the encoder layer that the bridge reads, the last of several."""
+    encoder = generator.model.encoder
+    return max(encoder.layers) if encoder.layers else encoder.depth
+
+
 def encoder_layers(generator: BridgedGenerator, texts: Sequence[str]) -> Tensor:
     """Return pooled states of every encoder layer, 0 = word embeddings: (layers + 1, sentences, width)."""
     encoder = generator.model.encoder

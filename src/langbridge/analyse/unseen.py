@@ -8,7 +8,7 @@ import numpy as np
 
 from langbridge.analyse.alignment import alignment
 from langbridge.analyse.figures import Figure, bars, label, sheet
-from langbridge.analyse.representation import encoder_layers, tokenisation
+from langbridge.analyse.representation import encoder_layers, layer_read, tokenisation
 from langbridge.analyse.study import Cell, Page, Setting, Study, run_name
 from langbridge.checkpoint import read_config, run_folder
 from langbridge.data.parallel import Parallel, read_parallel
@@ -105,8 +105,7 @@ class Unseen(Study):
             return {name: [round(float(x), 4) for x in values] for name, values in vars(pivot).items()}
         texts, english = self._sentences(cell)
         found, pivot = compare(self.generator, texts, english), self._pivot
-        encoder = self.generator.model.encoder
-        layer = max(encoder.layers) if encoder.layers else encoder.depth
+        layer = layer_read(self.generator)
         near = alignment(encoder_layers(self.generator, texts)[layer], encoder_layers(self.generator, english)[layer])
         own, reference = tokenisation(self.generator, texts), tokenisation(self.generator, english)
         return {
